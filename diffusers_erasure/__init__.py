@@ -1,15 +1,13 @@
 """Concept erasure for diffusers pipelines: train it, load it, verify it, measure it.
 
 Importing this package is cheap: a public name is imported when it is first used, and torch, diffusers and
-transformers with it, not before. `_MODULES` says where each public name lives; a new one is added there and among
-the imports for type checkers.
+transformers with it, not before. `_MODULES` says where each public name lives; a new one is added there and
+among the imports for type checkers.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from diffusers_erasure._version import __version__

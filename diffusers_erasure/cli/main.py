@@ -1,7 +1,7 @@
 """Find the command, import that one file, run it, and turn errors into one clear line.
 
-Every file of this folder that defines `main(argv) -> int` is a command; its name is the file's name with dashes,
-and its help is the first line of its docstring. Names and help are read from the source without importing it, so
+Every file of this folder that defines `main(argv) -> int` is a command; its name is the file's name with
+dashes, and its help is the first line of its docstring. Both are read from the source without importing it, so
 `diffusers-erasure --help` answers at once although the commands themselves need torch.
 """
 
@@ -67,7 +67,7 @@ def help_text(commands: dict[str, Command]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 2 an error that was explained, 130 interrupted."""
+    """Run one command line; exit code 0 is done, 2 an error that was explained, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = arguments[:1] == ["--debug"]
     if debug:
