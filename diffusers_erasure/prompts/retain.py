@@ -1,0 +1,82 @@
+"""Prompts whose pictures must stay as they are: the retain set.
+
+For the embedded pipeline these are all its other concepts, synonyms and styles. For a pretrained model they
+are the everyday scenes of `retain.csv` beside this file, our own sentences. A prompt that says any erased
+word is left out; the empty prompt is always in, since classifier-free guidance draws with it at every step.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.resources import files
+
+from diffusers_erasure.concepts import ConceptKind, ConceptSet
+from diffusers_erasure.embedded.vocabulary import CONCEPTS, GROUP_PHRASES, STYLES
+
+from .pairs import subjects
+from .wording import Split, World, fill, phrase, templates
+
+
+def retain_prompts(
+    concepts: ConceptSet, *, world: World = "general", split: Split = "train", limit: int | None = None
+) -> tuple[str, ...]:
+    """Prompts to keep while `concepts` are erased: each once, in a fixed order, the empty prompt first.
+
+    Args:
+        concepts: What is erased; prompts that say one of its words are left out.
+        world: Whose prompts: the embedded pipeline's or a pretrained model's.
+        split: Templates of training or of testing.
+        limit: Most prompts, taken evenly from the whole list; None takes all.
+    """
+    source = _embedded(split) if world == "embedded" else _general()
+    says_erased = word_pattern(concepts.words)
+    kept = [prompt for prompt in dict.fromkeys(source) if not says_erased.search(prompt)]
+    if limit is not None and limit < len(kept) + 1:
+        kept = [kept[index * len(kept) // max(limit - 1, 1)] for index in range(max(limit - 1, 0))]
+    return ("", *kept)
+
+
+def word_pattern(words: frozenset[str]) -> re.Pattern[str]:
+    """Pattern that finds any of the words, or its plain plural, as whole words in a prompt."""
+    ordered = sorted(words, key=lambda word: (-len(word), word))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})s?(?!\w)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=2)
+def _embedded(split: Split) -> tuple[str, ...]:
+    return tuple(_embedded_prompts(split))
+
+
+def _embedded_prompts(split: Split) -> Iterator[str]:
+    """Every word of the vocabulary, plain and in two of the styles in turn; then the groups."""
+    plain = templates(ConceptKind.object, split, world="embedded")
+    frames = templates(ConceptKind.style, split, world="embedded")
+    number = 0
+    for entry in CONCEPTS.values():
+        for word in (entry.name, *entry.synonyms):
+            yield plain[0].format(phrase(word))
+            yield plain[1 + number % (len(plain) - 1)].format(phrase(word))
+            for turn in range(2):
+                style = STYLES[(2 * number + turn) % len(STYLES)]
+                frame = frames[(2 * number + turn) % len(frames)]
+                yield fill(frame, style, kind=ConceptKind.style, subject=phrase(word))
+            number += 1
+    for index, style in enumerate(STYLES):
+        for offset, subject in enumerate(subjects("embedded")):
+            if (index + offset) % len(STYLES) < 2:
+                frame = frames[(index + offset) % len(frames)]
+                yield fill(frame, style, kind=ConceptKind.style, subject=subject)
+    yield from GROUP_PHRASES.values()
+
+
+@lru_cache(maxsize=1)
+def _general() -> tuple[str, ...]:
+    text = files(__package__).joinpath("retain.csv").read_text(encoding="utf-8")
+    rows = tuple(csv.DictReader(text.splitlines()))
+    alone = [row["subject"] for row in rows]
+    scenes = [f"{row['subject']} {row['scene']}" for row in rows]
+    photos = [f"a photo of {row['subject']}" for row in rows if " of " not in row["subject"]]
+    return (*alone, *scenes, *photos)

@@ -1,0 +1,72 @@
+"""How prompts speak of a concept: templates, and the concept as it stands in them.
+
+`templates.csv` beside this file holds our own wordings. Its columns:
+
+    kind       object, style, identity or theme
+    split      `train` for methods, `test` for evaluation; no template is in both
+    scope      `shared`: the embedded pipeline knows it too; `general`: for pretrained models only
+    template   `{}` takes the concept (or the style's name); `{subject}`, in styles, takes what is drawn in it
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+from importlib.resources import files
+from typing import Literal
+
+from diffusers_erasure.concepts import ConceptKind
+from diffusers_erasure.embedded.vocabulary import with_article
+
+Split = Literal["train", "test"]
+World = Literal["embedded", "general"]
+
+
+@lru_cache(maxsize=1)
+def _rows() -> tuple[dict[str, str], ...]:
+    text = files(__package__).joinpath("templates.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
+
+
+def templates(
+    kind: ConceptKind | str, split: Split = "train", *, world: World = "embedded"
+) -> tuple[str, ...]:
+    """Wordings for one kind of concept; the first training one of every kind but style is the bare `{}`.
+
+    Args:
+        kind: What sort of concept is spoken of.
+        split: Train or test; the two share no template.
+        world: `embedded` gives those that the embedded pipeline's captions use, `general` gives all.
+    """
+    wanted = ConceptKind(kind).value
+    return tuple(
+        row["template"]
+        for row in _rows()
+        if row["kind"] == wanted
+        and row["split"] == split
+        and (world == "general" or row["scope"] == "shared")
+    )
+
+
+def phrase(word: str, kind: ConceptKind = ConceptKind.object) -> str:
+    """The word as it stands in a prompt: "a church", but "ink", "Van Gogh", "weapons".
+
+    Styles, identities, names that start with a capital, and a theme's plural stand without an article.
+    """
+    if not word or kind in (ConceptKind.style, ConceptKind.identity) or word[0].isupper():
+        return word
+    if kind is ConceptKind.theme and word.endswith("s"):
+        return word
+    return with_article(word)
+
+
+def fill(template: str, word: str, *, kind: ConceptKind = ConceptKind.object, subject: str = "") -> str:
+    """Put a concept into a template.
+
+    Args:
+        template: One of `templates(kind)`.
+        word: Name, synonym or anchor, without an article.
+        kind: Kind of the concept that the template is for.
+        subject: What is drawn, with its article, where the template has `{subject}`.
+    """
+    return template.format(phrase(word, kind), subject=subject)
