@@ -1,0 +1,127 @@
+"""The canary: a few prompts on which the erased model and the base answer differently.
+
+For a text encoder the answer is `last_hidden_state`; for a UNet it is the noise prediction on one fixed small
+latent at timestep 500. All inputs are stored, so that neither a tokenizer nor a random generator is needed to
+ask again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_erasure.errors import ConfigError
+
+TIMESTEP = 500
+LATENT_SEED = 20230307
+TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+
+
+def questions(pipe: Any, component: str, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """What the component is asked: token ids, or latents and text states; the batch is one per prompt."""
+    if component in TEXT_ENCODERS:
+        return {"input_ids": _token_ids(pipe, component, prompts)}
+    return _unet_inputs(pipe, prompts)
+
+
+@torch.no_grad()
+def answer(component: str, module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
+    """The component's answer in float32 on the CPU; its training flag is left as it was found."""
+    training = module.training
+    module.eval()
+    try:
+        found = _text_states(module, asked) if component in TEXT_ENCODERS else _noise(module, asked)
+    finally:
+        module.train(training)
+    return found.detach().to("cpu", torch.float32)
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    """Norm of the difference; NaN counts as infinitely far."""
+    found = float(torch.linalg.vector_norm(first.double() - second.double()))
+    return float("inf") if math.isnan(found) else found
+
+
+def floor(reference: Tensor, dtype: torch.dtype) -> float:
+    """How far rounding alone may move an answer, computed in `dtype`."""
+    relative = max(4 * torch.finfo(dtype).eps, 1e-4) if dtype.is_floating_point else 0.0
+    return relative * float(torch.linalg.vector_norm(reference.double()))
+
+
+def _token_ids(pipe: Any, component: str, prompts: Sequence[str]) -> Tensor:
+    tokenizer = getattr(pipe, TEXT_ENCODERS[component], None)
+    if tokenizer is None:
+        raise ConfigError(
+            f"the pipeline has no {TEXT_ENCODERS[component]}, which the canary prompts of {component} need; "
+            "expected a "
+            "complete pipeline; load it with its tokenizer"
+        )
+    encoded = tokenizer(
+        list(prompts),
+        padding="longest",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded.input_ids
+    return ids
+
+
+def _text_states(module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
+    states: Tensor = module(input_ids=asked["input_ids"].to(_device(module))).last_hidden_state
+    return states
+
+
+def _noise(module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
+    device, dtype = _device(module), next(module.parameters()).dtype
+    moved = {name: value.to(device, dtype) for name, value in asked.items()}
+    extra = {key: moved[key] for key in ("text_embeds", "time_ids") if key in moved}
+    arguments: dict[str, Any] = {"added_cond_kwargs": extra} if extra else {}
+    timestep = torch.tensor(TIMESTEP, device=device)
+    found: Tensor = module(
+        moved["latents"], timestep, encoder_hidden_states=moved["states"], **arguments
+    ).sample
+    return found
+
+
+def _unet_inputs(pipe: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
+    config = pipe.unet.config
+    generator = torch.Generator().manual_seed(LATENT_SEED)
+    side = 2 * 2 ** (len(config.block_out_channels) - 1)
+    latents = torch.randn(1, config.in_channels, side, side, generator=generator).expand(
+        len(prompts), -1, -1, -1
+    )
+    asked = {"latents": latents.contiguous(), "states": _states_for_unet(pipe, prompts, generator)}
+    if getattr(config, "addition_embed_type", None) == "text_time":
+        ids = 6
+        pooled = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+        asked["text_embeds"] = torch.randn(len(prompts), pooled, generator=generator)
+        asked["time_ids"] = torch.tensor(
+            [[side * 8.0, side * 8.0, 0.0, 0.0, side * 8.0, side * 8.0]] * len(prompts)
+        )
+    return asked
+
+
+def _states_for_unet(pipe: Any, prompts: Sequence[str], generator: torch.Generator) -> Tensor:
+    """States of the base text encoder where it alone feeds the UNet, else seeded noise of the same width."""
+    width = pipe.unet.config.cross_attention_dim
+    width = width if isinstance(width, int) else width[0]
+    encoder = getattr(pipe, "text_encoder", None)
+    if (
+        encoder is not None
+        and encoder.config.hidden_size == width
+        and getattr(pipe, "text_encoder_2", None) is None
+    ):
+        return answer("text_encoder", encoder, {"input_ids": _token_ids(pipe, "text_encoder", prompts)})
+    return torch.randn(len(prompts), 8, width, generator=generator)
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where inputs go: the execution device of an offloaded module, else where its weights lie."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    execution = getattr(hook, "execution_device", None)
+    if execution is not None:
+        return torch.device(execution)
+    return next(module.parameters()).device

@@ -1,0 +1,59 @@
+"""Copy on write: a module of its own that shares every untouched tensor with the one it was made from."""
+
+import copy
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from diffusers_erasure.errors import ConfigError
+
+from .tensors import canonical_name
+
+RECORD_NAME = "erasure_record"
+
+
+def edited_copy(module: nn.Module, replaced: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a module in which some weights are others.
+
+    Untouched parameters are new `Parameter` objects over the same storage: casting or moving the copy rebinds
+    only its own, and costs no memory until then. Hooks, processors, adapters and configuration are copied as
+    they are.
+
+    Args:
+        module: Text encoder or UNet; not changed.
+        replaced: New weights by canonical name; each takes the dtype and device of the weight whose place it
+            takes.
+    """
+    memo: dict[int, object] = {}
+    left = dict(replaced)
+    for raw, parameter in module.named_parameters():
+        tensor = left.pop(canonical_name(raw), None)
+        memo[id(parameter)] = _shared(parameter) if tensor is None else _own(raw, parameter, tensor)
+    for buffer in module.buffers():
+        memo[id(buffer)] = buffer.detach()
+    if left:
+        raise ConfigError(
+            f"the module has no parameters {sorted(left)[:5]}; expected the names of its weights; check the "
+            "component"
+        )
+    record = module.__dict__.get(RECORD_NAME)
+    if record is not None:
+        memo[id(record)] = record
+    return copy.deepcopy(module, memo)
+
+
+def _shared(parameter: nn.Parameter) -> nn.Parameter:
+    if type(parameter) is not nn.Parameter:
+        return parameter
+    return nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+
+
+def _own(raw: str, parameter: nn.Parameter, tensor: Tensor) -> nn.Parameter:
+    if not parameter.is_floating_point():
+        raise ConfigError(
+            f"the weight {raw!r} is quantised ({parameter.dtype}); expected floating point weights; put the "
+            "erasure "
+            "on the unquantised model and quantise afterwards"
+        )
+    placed = tensor.detach().to(parameter.device, parameter.dtype)
+    return nn.Parameter(placed, requires_grad=parameter.requires_grad)

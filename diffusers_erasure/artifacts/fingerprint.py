@@ -1,0 +1,158 @@
+"""Fingerprints of weights: exact ones over every byte, and a quick one for each call.
+
+The fingerprint of a component is a sha256 over the sorted list of its tensors' sha256 (a leaf each, over
+name, dtype, shape and bytes), so that changing a few tensors costs a few leaves, and the leaves can be
+computed side by side.
+
+The quick fingerprint looks at what a change can hardly avoid touching: which tensor objects there are, where
+their data lies, their version counters, and 64 values of each. Version counters miss edits through `.data`;
+the values notice dense ones. It costs about a millisecond for a text encoder of 123 M parameters and never
+allows what it is unsure of: it only says whether the full comparison is needed.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_erasure.errors import ErasureNotActiveError
+
+from .tensors import component_tensors, without_added_tokens
+
+SAMPLES_PER_TENSOR = 64
+ROUNDED_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def leaf(name: str, tensor: Tensor) -> str:
+    """sha256 of one tensor: its name, dtype, shape and bytes."""
+    if tensor.is_meta:
+        raise ErasureNotActiveError(
+            f"the weight {name!r} has no values (it is on the meta device); expected loaded weights; call "
+            "pipe.remove_all_hooks() or load the pipeline again"
+        )
+    plain = tensor.detach().to("cpu").contiguous()
+    digest = hashlib.sha256(
+        f"{name}\0{str(plain.dtype).removeprefix('torch.')}\0{tuple(plain.shape)}\0".encode()
+    )
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def leaves(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name -> sha256 of each tensor; computed in a few threads, since hashing leaves the interpreter free."""
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        digests = pool.map(leaf, tensors.keys(), tensors.values())
+        return dict(zip(tensors, digests, strict=True))
+
+
+def root(named_leaves: Mapping[str, str]) -> str:
+    """The fingerprint of a set of leaves."""
+    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(named_leaves.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def fingerprint(module: nn.Module, *, rows: int | None = None) -> str:
+    """sha256 over all weights of a component, by name, dtype, shape and bytes.
+
+    Args:
+        module: Text encoder or UNet; names of wrappers (LoRA, offloading, versions) do not count.
+        rows: Length of the vocabulary to compare, where tokens may have been added since.
+    """
+    return root(leaves(without_added_tokens(component_tensors(module), rows)))
+
+
+def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """All floating point tensors in another dtype."""
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
+def rounded_fingerprints(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Fingerprints of the tensors as a pipeline loaded in half precision would have them."""
+    return {name: root(leaves(rounded(tensors, dtype))) for name, dtype in ROUNDED_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a weight hangs, which object it was, and what a change moves."""
+
+    holder: Mapping[str, Tensor | None]
+    key: str
+    tensor: Tensor
+    address: int
+    version: int
+    dtype: torch.dtype
+
+
+@dataclass
+class QuickFingerprint:
+    """What the weights of one component looked like when they were last known to be right."""
+
+    slots: list[_Slot]
+    views: list[list[Tensor]]
+    values: list[Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self:
+        """Take the quick fingerprint of a module's parameters."""
+        slots = [_slot(layer._parameters, key) for layer in module.modules() for key in layer._parameters]
+        kept = [slot for slot in slots if slot is not None]
+        views = _sample_views([slot.tensor for slot in kept])
+        return cls(kept, views, [torch.cat(group).clone() for group in views])
+
+    def unchanged(self) -> bool:
+        """Whether nothing has moved or changed since; False means: compare in full."""
+        for slot in self.slots:
+            tensor = slot.holder.get(slot.key)
+            if tensor is not slot.tensor or tensor._version != slot.version or tensor.dtype is not slot.dtype:
+                return False
+            if tensor.data_ptr() != slot.address:
+                return False
+        return all(map(_same, self.views, self.values))
+
+    def only_moved(self) -> bool:
+        """Whether the same parameters merely lie elsewhere (offloading, `.to(device)`), samples equal."""
+        for slot in self.slots:
+            tensor = slot.holder.get(slot.key)
+            if tensor is not slot.tensor or tensor._version != slot.version or tensor.dtype is not slot.dtype:
+                return False
+        views = _sample_views([slot.tensor for slot in self.slots])
+        samples = [torch.cat(group) for group in views]
+        return len(samples) == len(self.values) and all(
+            new.shape == old.shape and torch.equal(new.to(old.device), old)
+            for new, old in zip(samples, self.values, strict=True)
+        )
+
+
+def quick_fingerprint(module: nn.Module) -> QuickFingerprint:
+    """The cheap fingerprint of a component, for `unchanged()` before each call."""
+    return QuickFingerprint.of(module)
+
+
+def _slot(holder: Mapping[str, Tensor | None], key: str) -> _Slot | None:
+    tensor = holder[key]
+    if tensor is None:
+        return None
+    return _Slot(holder, key, tensor, tensor.data_ptr(), tensor._version, tensor.dtype)
+
+
+def _same(views: list[Tensor], values: Tensor) -> bool:
+    return torch.equal(torch.cat(views), values)
+
+
+def _sample_views(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Windows onto about 64 values of each tensor, by dtype and device; no value is copied."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_meta or tensor.numel() == 0:
+            continue
+        flat = tensor.detach().reshape(-1)
+        view = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)]
+        groups.setdefault((tensor.dtype, tensor.device), []).append(view)
+    return list(groups.values())
