@@ -1,8 +1,8 @@
 """Install the wheel alone and try it: `python .ci/check_wheel.py dist`.
 
 An editable install hides two mistakes that users then find: a data file that was not packed, and a console
-script that points nowhere. So the wheel goes into an empty environment of its own (the libraries it depends on
-are borrowed from the running one), and there the commands are called and every public name is resolved.
+script that points nowhere. So the wheel goes into an empty environment of its own (the libraries it depends
+on are borrowed from the running one), and there the commands are called and every public name is resolved.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Find the command, import that one file, run it, and turn errors into one clear line.
 
 Every file of this folder that defines `main(argv) -> int` is a command; its name is the file's name with
-dashes, and its help is the first line of its docstring. Both are read from the source without importing it, so
-`diffusers-erasure --help` answers at once although the commands themselves need torch.
+dashes, and its help is the first line of its docstring. Both are read from the source without importing it,
+so `diffusers-erasure --help` answers at once although the commands themselves need torch.
 """
 
 from __future__ import annotations
