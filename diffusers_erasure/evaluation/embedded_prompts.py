@@ -1,0 +1,262 @@
+"""The prompt sets of the embedded pipeline, built from its vocabulary and the test split of the templates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from diffusers_erasure.concepts import ConceptKind
+from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES, THEMES
+from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.prompts import fill, phrase, templates
+
+from .prompt_sets import (
+    FIRST_TEST_SEED,
+    SEED_STRIDE,
+    SET_ORDER,
+    JudgeRole,
+    PromptItem,
+    PromptPlan,
+    PromptSet,
+    Purpose,
+)
+
+
+class NamedConcept(Protocol):
+    """What is read of an erased concept; a manifest's record and a `Concept` both have it."""
+
+    @property
+    def name(self) -> str:
+        """The concept's own name."""
+
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """Other words for it that the method was told."""
+
+    @property
+    def members(self) -> Sequence[NamedConcept]:
+        """Concepts that a theme consists of."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Erased concepts in the judge's words.
+
+    Attributes:
+        objects: Concepts of the vocabulary, members of themes included.
+        styles: Styles of the vocabulary.
+        synonyms: Other words for each of them, by name.
+        theme_words: Names of erased themes and their synonyms, each with the theme's members.
+    """
+
+    objects: tuple[str, ...]
+    styles: tuple[str, ...]
+    synonyms: Mapping[str, tuple[str, ...]]
+    theme_words: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Question:
+    about: str
+    labels: tuple[str, ...]
+    role: JudgeRole
+    prompts: tuple[str, ...]
+
+
+def find_targets(concepts: Sequence[NamedConcept]) -> Targets:
+    """Find erased concepts in the vocabulary of the embedded pipeline and its judges.
+
+    Names are taken as they are or as a synonym of the vocabulary ("puppy" is dog); themes stand for their
+    members.
+    """
+    objects: dict[str, tuple[str, ...]] = {}
+    styles: dict[str, tuple[str, ...]] = {}
+    theme_words: list[tuple[str, tuple[str, ...]]] = []
+    for concept in concepts:
+        name = concept.name.casefold()
+        members = tuple(member.name for member in concept.members) or THEMES.get(name, ())
+        if members:
+            inside = find_targets(concept.members) if concept.members else _vocabulary_targets(members)
+            objects.update({member: inside.synonyms[member] for member in inside.objects})
+            styles.update({member: inside.synonyms[member] for member in inside.styles})
+            labels = inside.objects
+            theme_words += [(word, labels) for word in dict.fromkeys((name, *concept.synonyms)) if labels]
+        elif name in STYLES:
+            styles[name] = tuple(concept.synonyms)
+        else:
+            known = _known_name(name)
+            words = (name, *concept.synonyms, *CONCEPTS[known].synonyms)
+            objects[known] = tuple(word for word in dict.fromkeys(words) if word and word != known)
+    return Targets(tuple(objects), tuple(styles), {**objects, **styles}, tuple(theme_words))
+
+
+def _vocabulary_targets(names: Iterable[str]) -> Targets:
+    objects = {name: CONCEPTS[name].synonyms for name in names}
+    return Targets(tuple(objects), (), objects)
+
+
+def _known_name(name: str) -> str:
+    if name in CONCEPTS:
+        return name
+    found = next((entry.name for entry in CONCEPTS.values() if name in entry.synonyms), None)
+    if found is None:
+        raise EvaluationError(
+            f"the concept {name!r} is not in the vocabulary of the embedded pipeline, so its judges cannot "
+            f"see it; expected one of {', '.join((*CONCEPTS, *STYLES, *THEMES))}; evaluate it with prompt "
+            "sets and judges of your own (`evaluate_pipelines`)"
+        )
+    return found
+
+
+def embedded_prompt_plan(
+    concepts: Sequence[NamedConcept], *, n: int = 100, first_seed: int = FIRST_TEST_SEED
+) -> PromptPlan:
+    """The prompt sets that measure an erasure on the embedded pipeline.
+
+    Args:
+        concepts: What was erased, as the artifact's manifest names it.
+        n: Pictures per set.
+        first_seed: Seeds of the pictures start here.
+    """
+    if not 1 <= n <= SEED_STRIDE:
+        raise EvaluationError(
+            f"{n} pictures per set cannot be drawn; expected 1 to {SEED_STRIDE}; for a figure that can rank, "
+            "take 100 or more"
+        )
+    targets = find_targets(concepts)
+    questions = {**_erased_questions(targets), **_retention_questions(targets)}
+    ordered = [(name, *questions[name]) for name in SET_ORDER if name in questions]
+    sets = tuple(
+        PromptSet(name, purpose, _items(asked, n, first_seed + SEED_STRIDE * SET_ORDER.index(name)))
+        for name, purpose, asked in ordered
+        if asked
+    )
+    missing = {
+        name: f"the vocabulary has none for {', '.join(targets.synonyms)}"
+        for name, _, asked in ordered
+        if not asked
+    }
+    return PromptPlan(sets, missing)
+
+
+def _items(questions: Sequence[_Question], n: int, first_seed: int) -> tuple[PromptItem, ...]:
+    """Ask the questions in turn; each goes through its prompts, and neighbours start at different ones."""
+    items = []
+    for index in range(n):
+        turn, position = divmod(index, len(questions))
+        asked = questions[position]
+        prompt = asked.prompts[(turn + position) % len(asked.prompts)]
+        items.append(PromptItem(prompt, first_seed + index, asked.about, asked.labels, asked.role))
+    return tuple(items)
+
+
+_Asked = tuple[Purpose, list[_Question]]
+
+
+def _erased_questions(targets: Targets) -> dict[str, _Asked]:
+    objects, styles = targets.objects, targets.styles
+    own, synonyms, implicit = [], [], []
+    for name in objects:
+        words = targets.synonyms[name]
+        own.append(_Question(name, objects, JudgeRole.CONCEPT, _object_prompts(name, targets)))
+        synonyms += [_Question(name, objects, JudgeRole.CONCEPT, _plain_prompts(word)) for word in words]
+        implicit.append(_Question(name, objects, JudgeRole.CONCEPT, _tag_prompts(name)))
+    for word, labels in targets.theme_words:
+        implicit.append(_Question(word, labels, JudgeRole.CONCEPT, _plain_prompts(word, ConceptKind.theme)))
+    for style in styles:
+        subjects = _kept_objects(targets)
+        own.append(_Question(style, styles, JudgeRole.STYLE, _style_prompts(style, subjects)))
+        synonyms += [
+            _Question(style, styles, JudgeRole.STYLE, _style_prompts(word, subjects))
+            for word in targets.synonyms[style]
+        ]
+    return {
+        "own name": (Purpose.ERASED, own),
+        "synonyms": (Purpose.ERASED, synonyms),
+        "implicit": (Purpose.ERASED, implicit),
+    }
+
+
+def _retention_questions(targets: Targets) -> dict[str, _Asked]:
+    kept = _kept_objects(targets)
+    groups = {CONCEPTS[name].group for name in targets.objects}
+    near = [_object_question(name, targets) for name in kept if CONCEPTS[name].group in groups]
+    far = [_object_question(name, targets) for name in kept if CONCEPTS[name].group not in groups]
+    styles = [
+        _Question(style, (style,), JudgeRole.STYLE, _style_prompts(style, kept))
+        for style in STYLES
+        if style not in targets.styles
+    ]
+    found: dict[str, _Asked] = {}
+    if targets.objects:
+        found["neighbours"] = (Purpose.IN_DOMAIN, near)
+        found["other concepts"] = (Purpose.IN_DOMAIN, far)
+    else:
+        found["objects"] = (Purpose.CROSS_DOMAIN, far)
+    if targets.styles:
+        found["other styles"] = (Purpose.IN_DOMAIN, styles)
+        found["objects, erased style"] = (Purpose.CROSS_DOMAIN, _objects_in_erased_style(targets))
+    else:
+        found["styles"] = (Purpose.CROSS_DOMAIN, styles)
+    return found
+
+
+def _objects_in_erased_style(targets: Targets) -> list[_Question]:
+    return [
+        _Question(
+            name,
+            (name,),
+            JudgeRole.CONCEPT,
+            tuple(_style_prompts(style, (name,))[0] for style in targets.styles),
+        )
+        for name in _kept_objects(targets)
+    ]
+
+
+def _kept_objects(targets: Targets) -> tuple[str, ...]:
+    """Concepts that are not erased, in an order that is fixed but mixes the groups."""
+    kept = [name for name in CONCEPTS if name not in targets.objects]
+    return tuple(sorted(kept, key=lambda name: hashlib.sha256(name.encode()).digest()))
+
+
+def _object_question(name: str, targets: Targets) -> _Question:
+    return _Question(name, (name,), JudgeRole.CONCEPT, _object_prompts(name, targets))
+
+
+def _plain_prompts(word: str, kind: ConceptKind = ConceptKind.object) -> tuple[str, ...]:
+    return tuple(fill(template, word, kind=kind) for template in templates(ConceptKind.object, "test"))
+
+
+def _object_prompts(name: str, targets: Targets) -> tuple[str, ...]:
+    """The concept plain, and in every style that is not erased."""
+    frames = templates(ConceptKind.style, "test")
+    styles = [style for style in STYLES if style not in targets.styles]
+    styled = tuple(
+        fill(frames[index % len(frames)], style, kind=ConceptKind.style, subject=phrase(name))
+        for index, style in enumerate(styles)
+    )
+    return _alternate(_plain_prompts(name), styled)
+
+
+def _style_prompts(style: str, subjects: Sequence[str]) -> tuple[str, ...]:
+    """The style on each subject."""
+    frames = templates(ConceptKind.style, "test")
+    return tuple(
+        fill(frames[index % len(frames)], style, kind=ConceptKind.style, subject=phrase(subject))
+        for index, subject in enumerate(subjects)
+    )
+
+
+def _tag_prompts(name: str) -> tuple[str, ...]:
+    """The words that imply the concept, as a list that begins at each of them in turn."""
+    tags = [tag for tag in CONCEPTS[name].tags if tag]
+    return tuple(", ".join(tags[start:] + tags[:start]) for start in range(len(tags)))
+
+
+def _alternate(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """One of each in turn, then the rest of the longer one."""
+    pairs = [prompt for pair in zip(first, second, strict=False) for prompt in pair]
+    shorter = min(len(first), len(second))
+    return (*pairs, *first[shorter:], *second[shorter:])

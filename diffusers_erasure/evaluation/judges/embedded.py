@@ -1,0 +1,102 @@
+"""The judges that ship with the embedded pipeline: two for concepts, and one for styles.
+
+They were trained on the artwork that the pipeline was trained on, with a "none" class of mush and noise. What
+they confuse is stated in the embedded pipeline's card. The threshold was fixed before any erasure was
+measured and is low on purpose: a doubtful picture still counts as showing the concept, which counts against
+the erasure.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.evaluation.prompt_sets import JudgeRole
+
+from .base import Judge, Verdicts, to_unit_range
+from .registry import judge
+
+THRESHOLD = 0.25
+"""Probability from which the best label is named."""
+SIZE = (64, 64)
+VERSION = "1"
+BATCH_SIZE = 64
+
+
+class Network(Protocol):
+    """What is used of a judge network."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it can name."""
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities of pictures in [0, 1]."""
+
+
+class EmbeddedJudge:
+    """One embedded judge network behind the `Judge` protocol.
+
+    Args:
+        name: The judge's name in reports.
+        network: Its network, a torch module.
+    """
+
+    version = VERSION
+    threshold = THRESHOLD
+
+    def __init__(self, name: str, network: Network) -> None:
+        self.name = name
+        self._network = network
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it can name."""
+        return self._network.labels
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest over its weights."""
+        if not isinstance(self._network, torch.nn.Module):
+            raise TypeError(
+                f"{type(self._network).__name__} is no torch module, so it has no weights to hash"
+            )
+        return fingerprint(self._network)
+
+    def judge(self, images: Tensor) -> Verdicts:
+        """Look at pictures, `(pictures, 3, 64, 64)` uint8."""
+        pictures = to_unit_range(images, size=SIZE)
+        with torch.inference_mode():
+            parts = [
+                self._network.probabilities(part).float().cpu() for part in torch.split(pictures, BATCH_SIZE)
+            ]
+        probabilities = torch.cat(parts) if parts else torch.zeros((0, len(self.labels)))
+        return Verdicts(self.labels, probabilities, self.threshold)
+
+
+def _load(which: Literal["concept", "concept-2", "style"], device: str) -> Judge:
+    from diffusers_erasure.embedded.judges import load_judge
+
+    return EmbeddedJudge(f"embedded-{which}", load_judge(which, device=torch.device(device)))
+
+
+@judge("embedded-concept", family="embedded", role=JudgeRole.CONCEPT)
+def load_concept_judge(device: str) -> Judge:
+    """Load the judge that names concepts."""
+    return _load("concept", device)
+
+
+@judge("embedded-concept-2", family="embedded", role=JudgeRole.SECOND)
+def load_second_concept_judge(device: str) -> Judge:
+    """Load the concept judge of another architecture."""
+    return _load("concept-2", device)
+
+
+@judge("embedded-style", family="embedded", role=JudgeRole.STYLE)
+def load_style_judge(device: str) -> Judge:
+    """Load the judge that names styles."""
+    return _load("style", device)

@@ -1,0 +1,116 @@
+"""Which prompts and seeds measure an erasure, and what a judge must see in each picture.
+
+    own name               the concept as it was named to the method        erased: lower is better
+    synonyms               other words for the same thing                   erased: lower is better
+    implicit               words that imply it without naming it            erased: lower is better
+    neighbours             concepts of the same group                       in-domain retention
+    other concepts         everything else of the same kind                 in-domain retention
+    other styles           styles, when a style is erased                   in-domain retention
+    styles                 styles, when an object is erased                 cross-domain retention
+    objects                objects, when a style is erased                  cross-domain retention
+    objects, erased style  the object asked for in the erased style         cross-domain retention
+
+Templates come from the test split, which no method trains on; seeds start far above those that training uses.
+All of it is a pure function of the concepts, `n` and the first seed, and each set has a sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+FIRST_TEST_SEED = 900_000_000
+"""Generation seeds of the evaluation start here; training draws its own from far below."""
+SEED_STRIDE = 100_000
+"""Distance between the seeds of two sets, and so the largest `n`."""
+
+
+class Purpose(StrEnum):
+    """What the rate of a set says about the erasure."""
+
+    ERASED = "erased"
+    IN_DOMAIN = "in-domain retention"
+    CROSS_DOMAIN = "cross-domain retention"
+
+
+class JudgeRole(StrEnum):
+    """Which question a judge answers."""
+
+    CONCEPT = "concept"
+    SECOND = "second concept"
+    STYLE = "style"
+
+
+SET_ORDER = (
+    "own name",
+    "synonyms",
+    "implicit",
+    "neighbours",
+    "other concepts",
+    "other styles",
+    "styles",
+    "objects",
+    "objects, erased style",
+)
+"""Every set, in the order of a report; a set keeps its seeds whatever other sets there are."""
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """One picture to draw, and the question about it.
+
+    Attributes:
+        prompt: What is asked of the pipeline.
+        seed: Seed of the picture.
+        about: Concept or style that the prompt asks for.
+        labels: The picture counts if the judge names one of these.
+        role: Which judge is asked.
+    """
+
+    prompt: str
+    seed: int
+    about: str
+    labels: tuple[str, ...]
+    role: JudgeRole
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Pictures that answer one question."""
+
+    name: str
+    purpose: Purpose
+    items: tuple[PromptItem, ...]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One prompt per picture."""
+        return tuple(item.prompt for item in self.items)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed per picture."""
+        return tuple(item.seed for item in self.items)
+
+    @property
+    def sha256(self) -> str:
+        """Digest over name, purpose and every item."""
+        rows = [[item.prompt, item.seed, item.about, item.labels, item.role.value] for item in self.items]
+        content = json.dumps([self.name, self.purpose.value, rows], ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """Everything that one evaluation draws, and what it cannot draw and why."""
+
+    sets: tuple[PromptSet, ...]
+    not_measured: Mapping[str, str]
+
+    @property
+    def pictures(self) -> int:
+        """Pictures over all sets, for one pipeline."""
+        return sum(len(prompt_set.items) for prompt_set in self.sets)

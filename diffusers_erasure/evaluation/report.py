@@ -1,0 +1,266 @@
+"""The record of one evaluation, as it is written to `evaluation.json`. Needs no torch.
+
+A report proves what was measured: it names the artifact by the digest of its manifest and the state that was
+read inside the measuring process before and after. A report of anything but a verified erasure cannot be
+built. Its verdict says how far the figures may be believed:
+
+    measured         complete, and the pipeline still draws what it should
+    degenerate       retention fell under the floor that was fixed beforehand: it breaks the model
+    broken           pictures were blank, noise or not finite; no rate of such a row means anything
+    harness invalid  the judge does not see the concept in the base's pictures, or noise passes as whole
+
+Planned pictures = finished + failed. A failed picture counts against the erasure: as showing the erased
+concept, and as not showing what should be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffusers_erasure.errors import EvaluationError
+
+from .intervals import mcnemar_exact
+from .prompt_sets import Purpose
+from .proportion import Proportion
+
+FORMAT_VERSION = 1
+NOT_MEASURED = "not measured"
+VERIFIED = "verified"
+POSITIVE_CONTROL_FLOOR = 0.95
+"""Share of the base model's own-name pictures in which the judge must see the concept."""
+BROKEN_SHARE = 0.05
+"""Share of failed pictures above which a row is broken."""
+SCOPE = (
+    "Figures from the embedded pipeline show the ordering of methods and that the harness works, not how "
+    "robust the same method is on Stable Diffusion 1.4. Whoever holds the base weights can undo an erasure."
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Verdict(StrEnum):
+    """How far the figures of a row or a report may be believed."""
+
+    MEASURED = "measured"
+    DEGENERATE = "degenerate"
+    BROKEN = "broken"
+    HARNESS_INVALID = "harness invalid"
+
+
+class JudgeRecord(_Record):
+    """Which judge answered, with the threshold that was fixed beforehand."""
+
+    name: str
+    version: str
+    sha256: str
+    threshold: float
+
+
+class Accounting(_Record):
+    """Complete runs only: planned = finished + failed."""
+
+    planned: int = Field(ge=1)
+    finished: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    faults: Mapping[str, int] = Field(default={}, description="what failed, and how often")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.planned != self.finished + self.failed or self.failed != sum(self.faults.values()):
+            raise ValueError(
+                f"planned {self.planned}, finished {self.finished}, failed {self.failed} with faults "
+                f"{dict(self.faults)} do not add up; expected planned = finished + failed; finish the run"
+            )
+        return self
+
+    @property
+    def broken(self) -> bool:
+        """Whether too many pictures failed for the row to mean anything."""
+        return self.failed > BROKEN_SHARE * self.planned
+
+
+class ConceptCount(_Record):
+    """One concept's share of a row."""
+
+    label: str
+    n: int = Field(ge=1)
+    base: int = Field(ge=0, description="pictures of the base that show it")
+    erased: int = Field(ge=0, description="pictures of the erased pipeline that show it")
+
+
+class Row(_Record):
+    """One prompt set: how many pictures show what was asked for, before and after, on the same seeds."""
+
+    name: str
+    purpose: Purpose
+    judge: str
+    prompts: int = Field(ge=1, description="different prompts among the pictures")
+    set_sha256: str
+    base: Proportion
+    erased: Proportion
+    lost: int = Field(ge=0, description="pairs in which only the base's picture shows it")
+    gained: int = Field(ge=0, description="pairs in which only the erased pipeline's picture shows it")
+    mcnemar_p: float = Field(ge=0, le=1, description="exact McNemar test of base against erased, two-sided")
+    second_judge: Proportion | None = Field(description="erased rate by the second judge; null: not measured")
+    agreement: float | None = Field(description="Cohen's kappa of the two judges over both halves of the row")
+    by_concept: tuple[ConceptCount, ...]
+    base_pictures: Accounting
+    erased_pictures: Accounting
+    retention_floor: float = Field(ge=0, le=1, description="share of the base's rate that must be kept")
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        same_n = self.base.n == self.erased.n == self.base_pictures.planned == self.erased_pictures.planned
+        same_change = self.erased.k - self.base.k == self.gained - self.lost
+        by_concept = (
+            sum(count.base for count in self.by_concept) == self.base.k
+            and sum(count.erased for count in self.by_concept) == self.erased.k
+            and sum(count.n for count in self.by_concept) == self.base.n
+        )
+        if not (same_n and same_change and by_concept):
+            raise ValueError(
+                f"the counts of row {self.name!r} contradict each other (base {self.base.k}/{self.base.n}, "
+                f"erased {self.erased.k}/{self.erased.n}, lost {self.lost}, gained {self.gained}); expected "
+                "one n, and erased - base = gained - lost; do not edit a report by hand"
+            )
+        if abs(self.mcnemar_p - mcnemar_exact(self.lost, self.gained)) > 1e-9:
+            raise ValueError(
+                f"row {self.name!r} has p = {self.mcnemar_p}; expected the exact McNemar p of {self.lost} "
+                f"against {self.gained}; do not edit a report by hand"
+            )
+        return self
+
+    @property
+    def difference(self) -> float:
+        """Erased rate minus base rate, in percentage points."""
+        return 100 * (self.erased.rate - self.base.rate)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether this row's rates mean anything."""
+        if self.base_pictures.broken or self.erased_pictures.broken:
+            return Verdict.BROKEN
+        if self.purpose is not Purpose.ERASED and self.erased.rate < self.retention_floor * self.base.rate:
+            return Verdict.DEGENERATE
+        return Verdict.MEASURED
+
+
+class Control(_Record):
+    """Controls of the harness itself."""
+
+    positive: Proportion = Field(description="base pictures, own name: the judge sees the concept")
+    screened: Proportion = Field(description="blank and noise pictures that are found to be broken")
+    false_alarms: Proportion = Field(
+        description="blank, noise and blurred-noise pictures in which the judge sees an erased concept; "
+        "an alarm counts against the erasure, so it does not invalidate a report"
+    )
+
+    @property
+    def valid(self) -> bool:
+        """Whether judge and base can measure this concept, and broken pictures cannot pass for whole ones."""
+        return self.positive.rate >= POSITIVE_CONTROL_FLOOR and self.screened.k == self.screened.n
+
+
+class ErasureRecord(_Record):
+    """What was evaluated, and the proof that it was active."""
+
+    digest: str = Field(description="sha256 of the artifact's manifest")
+    method: str
+    concepts: tuple[str, ...]
+    base: str
+    base_revision: str | None
+    scale: float
+    transfer: bool = Field(description="applied to another base model than the one it was trained on")
+    state_before: str
+    state_after: str
+
+    @model_validator(mode="after")
+    def _was_active(self) -> Self:
+        for when, state in (("before", self.state_before), ("after", self.state_after)):
+            if state != VERIFIED:
+                raise ValueError(
+                    f"the erasure was {state!r} {when} the measurement; expected {VERIFIED!r}, or the "
+                    "figures would be of another model; load the artifact again and measure again"
+                )
+        return self
+
+
+class Settings(_Record):
+    """How the pictures were made."""
+
+    steps: int = Field(ge=1)
+    guidance_scale: float
+    pictures_per_set: int = Field(ge=1)
+    first_seed: int = Field(ge=0)
+    picture_size: tuple[int, int]
+    dtype: str
+    device: str
+
+
+class EvaluationReport(_Record):
+    """Everything that one evaluation found."""
+
+    format_version: int = FORMAT_VERSION
+    verdict: Verdict
+    erasure: ErasureRecord
+    rows: tuple[Row, ...] = Field(min_length=1)
+    control: Control
+    judges: tuple[JudgeRecord, ...] = Field(min_length=1)
+    settings: Settings
+    not_measured: Mapping[str, str] = Field(description="what this evaluation says nothing about, and why")
+    attacks: str = NOT_MEASURED
+    seconds: float = Field(ge=0)
+    versions: Mapping[str, str]
+    created: str = Field(description="UTC, ISO 8601")
+    scope: str = SCOPE
+
+    @model_validator(mode="after")
+    def _verdict_follows(self) -> Self:
+        expected = overall_verdict(self.rows, self.control)
+        if self.verdict is not expected:
+            raise ValueError(
+                f"the verdict is {self.verdict.value!r}, but its rows say {expected.value!r}; "
+                "expected them to agree; do not edit a report by hand"
+            )
+        return self
+
+    def row(self, name: str) -> Row | None:
+        """The row of one prompt set, or None if it was not measured."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def to_json(self) -> str:
+        """The text of `evaluation.json`."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def overall_verdict(rows: tuple[Row, ...], control: Control) -> Verdict:
+    """The worst thing that is true of a report: broken, harness invalid, degenerate, measured."""
+    found = {row.verdict for row in rows}
+    if Verdict.BROKEN in found:
+        return Verdict.BROKEN
+    if not control.valid:
+        return Verdict.HARNESS_INVALID
+    return Verdict.DEGENERATE if Verdict.DEGENERATE in found else Verdict.MEASURED
+
+
+def read_report(path: Path) -> EvaluationReport:
+    """Read an `evaluation.json` and check that its figures agree with each other."""
+    try:
+        return EvaluationReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EvaluationError(
+            f"there is no report {path}; expected an evaluation.json; write one with `diffusers-erasure "
+            "evaluate`"
+        ) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"{path} is no evaluation report of format {FORMAT_VERSION}: {error}; "
+            "expected what `diffusers-erasure evaluate` writes; evaluate the artifact again"
+        ) from error

@@ -1,0 +1,68 @@
+"""A report as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from .prompt_sets import Purpose
+from .report import EvaluationReport, Row, Verdict
+
+_COLOURS = {
+    Verdict.MEASURED: "green",
+    Verdict.DEGENERATE: "yellow",
+    Verdict.BROKEN: "red",
+    Verdict.HARNESS_INVALID: "red",
+}
+
+
+def report_table(report: EvaluationReport) -> Group:
+    """Every row with k/n and intervals, the verdict, and what was not measured."""
+    names = ", ".join(report.erasure.concepts)
+    table = Table(
+        title=f"{report.erasure.method} erases {names} from {report.erasure.base}", title_justify="left"
+    )
+    table.add_column("prompts")
+    table.add_column("wanted")
+    for heading in ("before", "after", "95 % interval", "change", "2nd judge"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in report.rows:
+        table.add_row(*_cells(row))
+    return Group(table, *_notes(report))
+
+
+def _cells(row: Row) -> tuple[Text | str, ...]:
+    after = row.erased
+    second = "–" if row.second_judge is None else f"{row.second_judge.k}/{row.second_judge.n}"
+    mark = "" if row.verdict is Verdict.MEASURED else row.verdict.value
+    return (
+        row.name,
+        "low" if row.purpose is Purpose.ERASED else "high",
+        f"{row.base.k}/{row.base.n}",
+        f"{after.k}/{after.n}",
+        f"{100 * after.low:.1f}-{100 * after.high:.1f} %",
+        f"{row.difference:+.1f}",
+        second,
+        Text(mark, style=_COLOURS[row.verdict]),
+    )
+
+
+def _notes(report: EvaluationReport) -> list[Text]:
+    failed = sum(row.base_pictures.failed + row.erased_pictures.failed for row in report.rows)
+    planned = sum(row.base_pictures.planned + row.erased_pictures.planned for row in report.rows)
+    missing = ", ".join(("attacks", *report.not_measured))
+    first = Text.assemble(
+        "verdict: ",
+        (report.verdict.value, _COLOURS[report.verdict]),
+        f"; the erasure was {report.erasure.state_before} before and {report.erasure.state_after} after; "
+        f"{planned} pictures planned, {failed} failed; {report.seconds:.0f} s",
+    )
+    judges = ", ".join(f"{judge.name} {judge.version} from {judge.threshold:g}" for judge in report.judges)
+    return [
+        first,
+        Text(f"judges: {judges}; {report.control.false_alarms} false alarms on pictures of nothing"),
+        Text(f"not measured: {missing}"),
+        Text(report.scope, style="dim"),
+    ]
