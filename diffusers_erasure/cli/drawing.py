@@ -1,0 +1,66 @@
+"""What the drawing commands share: a progress display, and a pipeline beside its erased twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .console import err
+
+if TYPE_CHECKING:
+    from diffusers_erasure.evaluation.generate import Sampling
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@contextmanager
+def progress_display() -> Iterator[Report]:
+    """Show one bar per job; yields the function that moves them."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=err()) as display:
+        jobs: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in jobs:
+                jobs[name] = display.add_task(name, total=total)
+            display.update(jobs[name], completed=done, total=total)
+
+        yield report
+
+
+def erased_twin(base: Any, erasures: tuple[str, ...]) -> Any:
+    """An erased pipeline on the components of `base`, which stays as it was."""
+    from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
+
+    erased = ErasedStableDiffusionPipeline(**base.components, requires_safety_checker=False)
+    for source in erasures:
+        erased.load_erasure(source)
+    return erased
+
+
+def choose_sampling(model: str, steps: int | None, guidance_scale: float | None) -> Sampling:
+    """Steps and guidance scale as given, and what suits the base model for those that are not."""
+    from diffusers_erasure.evaluation.generate import Sampling, sampling_defaults
+
+    default = sampling_defaults(model)
+    return Sampling(
+        steps=default.steps if steps is None else steps,
+        guidance_scale=default.guidance_scale if guidance_scale is None else guidance_scale,
+    )

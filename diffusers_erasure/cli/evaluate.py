@@ -1,0 +1,130 @@
+"""Measure what an artifact erases and what it keeps: k of n with intervals, as a table, a JSON and a grid.
+
+diffusers-erasure evaluate outputs/church-uce --n 100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from diffusers_erasure.errors import ConfigError
+
+from .console import note, out, say
+from .drawing import choose_sampling, progress_display
+
+if TYPE_CHECKING:
+    from diffusers_erasure.evaluation.generate import Sampling
+    from diffusers_erasure.evaluation.report import EvaluationReport
+
+EXIT_INVALID = 1
+"""Exit code when a report was written but its verdict is not "measured"."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Measure what an artifact erases and what it keeps."""
+
+    artifact: tyro.conf.Positional[str]
+    """Folder or Hub id of the artifact."""
+    n: int = 100
+    """Pictures per prompt set, on the base and on the erased pipeline each."""
+    output_dir: Path | None = None
+    """Gets evaluation.json and grid.png; outputs/evaluations/<artifact> unless given."""
+    pretrained_model_name_or_path: str | None = None
+    """Base model; the one that the artifact names unless given."""
+    judge: str = "embedded"
+    """Family of the judges."""
+    first_seed: int = 900_000_000
+    """Seeds of the pictures start here."""
+    num_inference_steps: int | None = None
+    """Sampling steps; what suits the base model unless given."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; what suits the base model unless given."""
+    batch_size: int = 10
+    """Pictures drawn together; changes speed, not pictures."""
+    cache_dir: Path | None = None
+    """Where finished pictures are kept; pictures/ in output_dir unless given."""
+    attach: bool = False
+    """Put report and grid into the artifact's folder too."""
+    device: str = "cpu"
+    """Where to draw."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `diffusers-erasure evaluate`."""
+    arguments = tyro.cli(EvaluateArguments, args=list(argv), prog="diffusers-erasure evaluate")
+    if arguments.attach and not Path(arguments.artifact).is_dir():
+        raise ConfigError(
+            f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
+            "of a saved artifact; download it first, or leave --attach out"
+        )
+    return _evaluate(arguments)
+
+
+def _evaluate(arguments: EvaluateArguments) -> int:
+    from diffusers_erasure.evaluation.report import Verdict
+    from diffusers_erasure.evaluation.runner import (
+        GRID_NAME,
+        REPORT_NAME,
+        EvaluationSettings,
+        evaluate_artifact,
+    )
+    from diffusers_erasure.evaluation.tables import report_table
+
+    name = Path(arguments.artifact).name or "artifact"
+    folder = arguments.output_dir or Path("outputs") / "evaluations" / name
+    note(f"finished pictures are kept in {folder}; an interrupted run goes on from there")
+    with progress_display() as report:
+        found = evaluate_artifact(
+            arguments.artifact,
+            output_dir=folder,
+            base=arguments.pretrained_model_name_or_path,
+            judge=arguments.judge,
+            settings=EvaluationSettings(
+                n=arguments.n,
+                first_seed=arguments.first_seed,
+                sampling=_sampling(arguments),
+                batch_size=arguments.batch_size,
+            ),
+            device=arguments.device,
+            cache_dir=arguments.cache_dir,
+            progress=report,
+        )
+    out().print(report_table(found.report))
+    if arguments.attach:
+        attach_evaluation(Path(arguments.artifact), found.folder, found.report)
+    for file in (REPORT_NAME, GRID_NAME):
+        say(f"wrote {found.folder / file}")
+    return 0 if found.report.verdict is Verdict.MEASURED else EXIT_INVALID
+
+
+def _sampling(arguments: EvaluateArguments) -> Sampling | None:
+    """The sampling that was asked for; None leaves it to the base model's defaults."""
+    from diffusers_erasure.artifacts.door import load_artifact
+
+    steps, guidance_scale = arguments.num_inference_steps, arguments.guidance_scale
+    if steps is None and guidance_scale is None:
+        return None
+    model = arguments.pretrained_model_name_or_path or load_artifact(arguments.artifact).manifest.base.id
+    return choose_sampling(model, steps, guidance_scale)
+
+
+def attach_evaluation(artifact: Path, results: Path, report: EvaluationReport) -> None:
+    """Copy report and grid into the folder of an artifact, and note the figures in its manifest."""
+    from diffusers_erasure.artifacts.store import attach_file
+    from diffusers_erasure.evaluation.runner import GRID_NAME, REPORT_NAME
+
+    summary: dict[str, Any] = {
+        "verdict": report.verdict.value,
+        "attacks": report.attacks,
+        **{
+            row.name: f"{row.erased.k}/{row.erased.n} (base {row.base.k}/{row.base.n})" for row in report.rows
+        },
+    }
+    attach_file(artifact, GRID_NAME, (results / GRID_NAME).read_bytes())
+    attach_file(artifact, REPORT_NAME, (results / REPORT_NAME).read_bytes(), evaluation=summary)
