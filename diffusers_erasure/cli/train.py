@@ -1,0 +1,157 @@
+"""Erase concepts from a text-to-image pipeline and save the artifact.
+
+    diffusers-erasure train METHOD --concept church [--concept dog] [--output_dir DIR] [settings of the
+    method]
+
+Flags are the fields of the method's settings class, so a new method needs nothing here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.store import save_artifact
+from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.training.config import Progress, TrainingConfig, unknown_setting
+from diffusers_erasure.training.registry import MethodSpec, method, methods
+
+from . import console
+
+PROGRAM = "diffusers-erasure train"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train one method and save its artifact."""
+    if not argv or argv[0] in ("-h", "--help"):
+        _show_methods()
+        return 0 if argv else 2
+    spec = method(argv[0].replace("_", "-"))
+    config = parse(spec, argv[1:])
+    if isinstance(config, int):
+        return config
+    folder = config.output_dir or default_folder(config, spec)
+    _check_free(folder, overwrite=config.overwrite)
+    train(spec, config, folder)
+    return 0
+
+
+def _show_methods() -> None:
+    """What `train --help` prints."""
+    console.say(f"usage: {PROGRAM} METHOD --concept CONCEPT [OPTIONS]\n")
+    console.say("Erase concepts from a text-to-image pipeline and save the artifact.\n")
+    console.show_table(
+        ("method", "what it does"),
+        [(spec.name, spec.summary) for spec in methods().values()],
+        title="methods:",
+    )
+    console.say(f"\n`{PROGRAM} METHOD --help` lists the settings of one method.")
+
+
+def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
+    """Settings from flags, with `-` or `_`; an exit code where tyro has said all there is to say.
+
+    Raises:
+        ConfigError: A flag is unknown, or no concept is named.
+    """
+    helping = any(flag in ("-h", "--help") for flag in argv)
+    if not helping and not any(flag.partition("=")[0] == "--concept" for flag in argv):
+        raise ConfigError(
+            f"no concept is named; {spec.name} needs at least one to erase; add --concept church, and repeat "
+            f"the flag for more"
+        )
+    try:
+        config, unknown = tyro.cli(
+            spec.config,
+            prog=f"{PROGRAM} {spec.name}",
+            description=f"{spec.summary}.",
+            args=list(argv),
+            use_underscores=True,
+            return_unknown_args=True,
+            config=(tyro.conf.UseAppendAction,),
+        )
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    if unknown:
+        raise ConfigError(unknown_setting(unknown[0], tuple(spec.config.model_fields)))
+    return config
+
+
+def default_folder(config: TrainingConfig, spec: MethodSpec) -> Path:
+    """Where the artifact goes unless told: `outputs/church-dog-uce`."""
+    words = "-".join("-".join(config.concepts.names).casefold().split())
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in words)
+    return Path("outputs") / f"{plain.strip('.')[:100]}-{spec.name}"
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    if folder.exists() and not overwrite:
+        raise ConfigError(
+            f"{folder} exists already; an artifact goes into a new folder; give another --output_dir, or "
+            f"--overwrite to replace it"
+        )
+
+
+def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
+    """Load the base, train with a progress bar, save, and say what came of it."""
+    from diffusers_erasure.pipelines.base import load_base_pipeline
+
+    pipe = load_base_pipeline(
+        config.pretrained_model_name_or_path,
+        revision=config.revision,
+        cache_dir=config.cache_dir,
+        local_files_only=config.local_files_only,
+    )
+    numbers: dict[str, float] = {}
+    started = time.perf_counter()
+    with console.progress(spec.name) as report:
+
+        def show(progress: Progress) -> None:
+            numbers.update(progress.values)
+            report(progress.done, progress.total, progress.phase)
+
+        artifact = spec.train(pipe, config, base=_base(config), progress=show)
+    seconds = time.perf_counter() - started
+    written = save_artifact(artifact, folder, overwrite=config.overwrite)
+    _summarise(spec, config, written, numbers, seconds)
+    return artifact
+
+
+def _base(config: TrainingConfig) -> BaseModelRef:
+    """How the artifact names the base: the id, or a local folder's name (where it lies is private)."""
+    name = config.pretrained_model_name_or_path
+    local = Path(name)
+    return BaseModelRef(id=local.resolve().name if local.is_dir() else name, revision=config.revision)
+
+
+def _summarise(
+    spec: MethodSpec, config: TrainingConfig, folder: Path, numbers: dict[str, float], seconds: float
+) -> None:
+    facts: dict[str, object] = {
+        "method": spec.name,
+        "base model": config.pretrained_model_name_or_path,
+        "concepts": ", ".join(
+            f"{concept.name} → {concept.anchor or '(nothing)'}" for concept in config.concepts.leaves
+        ),
+    }
+    facts.update({name: f"{value:.4g}" for name, value in numbers.items()})
+    facts["seconds"] = f"{seconds:.2f}"
+    if sys.platform != "win32":
+        facts["peak memory"] = f"{_peak_megabytes():.0f} MB"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    facts["saved"] = f"{folder} ({size / 1e6:.2f} MB)"
+    console.show_facts(facts)
+
+
+def _peak_megabytes() -> float:
+    """Most memory that this process has held; the kernel counts kilobytes, on macOS bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
