@@ -1,0 +1,116 @@
+"""The embedded pipeline's judges: small networks that say what a 64-pixel picture shows.
+
+    concept    seven convolutions; the vocabulary's concepts and "none"
+    concept-2  a ConvMixer with another seed, for agreement
+    style      seven convolutions; the vocabulary's styles
+
+They were trained on the drawings, on drawings passed through the autoencoder, and on pictures that show none of the
+concepts (other emoji, mush, noise). Their confusion on pictures of known content stands in the pipeline's card.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
+from diffusers_erasure.errors import ArtifactNotFoundError, ConfigError
+
+JudgeName = Literal["concept", "concept-2", "style"]
+NONE = "none"
+JUDGE_LABELS: dict[str, tuple[str, ...]] = {
+    "concept": (*CONCEPTS, NONE),
+    "concept-2": (*CONCEPTS, NONE),
+    "style": STYLES,
+}
+_FOLDER = Path(__file__).parent / "model" / "judges"
+
+
+class ConvolutionJudge(nn.Sequential):
+    """Seven 3 x 3 convolutions, four of them with stride 2, and a linear head."""
+
+    def __init__(self, classes: int, width: int = 32) -> None:
+        plan = [(3, width, 2), (width, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1),
+                (2 * width, 4 * width, 2), (4 * width, 4 * width, 1), (4 * width, 6 * width, 2)]  # fmt: skip
+        layers: list[nn.Module] = []
+        for before, after, stride in plan:
+            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(6 * width, classes))
+
+
+class _Mix(nn.Module):
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.depth = nn.Sequential(nn.Conv2d(width, width, kernel, padding="same", groups=width), nn.GELU(), nn.GroupNorm(1, width))
+        self.point = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU(), nn.GroupNorm(1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.point(x + self.depth(x))
+        return mixed
+
+
+class MixerJudge(nn.Sequential):
+    """ConvMixer (arXiv 2201.09792): patches of 4 x 4, depthwise and pointwise convolutions."""
+
+    def __init__(self, classes: int, width: int = 128, depth: int = 5, kernel: int = 5) -> None:
+        super().__init__(
+            nn.Conv2d(3, width, 4, 4), nn.GELU(), nn.GroupNorm(1, width), *(_Mix(width, kernel) for _ in range(depth)),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(width, classes),
+        )  # fmt: skip
+
+
+class JudgeNetwork(nn.Module):
+    """A judge: normalised input, logits out, and the labels that they stand for."""
+
+    def __init__(self, name: JudgeName) -> None:
+        super().__init__()
+        if name not in JUDGE_LABELS:
+            raise ConfigError(f"there is no embedded judge {name!r}; choose one of {', '.join(JUDGE_LABELS)}")
+        self.name = name
+        self.labels = JUDGE_LABELS[name]
+        self.network = (MixerJudge if name == "concept-2" else ConvolutionJudge)(len(self.labels))
+        self.temperature = 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(batch, labels)` for images `(batch, 3, height, width)` in [0, 1]; resized to 64 x 64."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ConfigError(
+                f"the judge takes images of shape (batch, 3, height, width) in [0, 1], got {tuple(images.shape)}; "
+                "add a batch axis and convert to RGB"
+            )
+        if images.shape[-2:] != (64, 64):
+            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+        logits: Tensor = self.network(images * 2 - 1)
+        return logits
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities `(batch, labels)` for images `(batch, 3, height, width)` in [0, 1]."""
+        return F.softmax(self(images.float()) / self.temperature, dim=-1)
+
+
+def judge_file(name: JudgeName) -> Path:
+    """Return where the weights of a judge lie in the package."""
+    return _FOLDER / f"{name}.safetensors"
+
+
+def load_judge(name: JudgeName, *, device: str | torch.device = "cpu") -> JudgeNetwork:
+    """Load one of the judges that ship with the embedded pipeline.
+
+    Raises:
+        ConfigError: There is no judge of that name, or its labels are not today's vocabulary.
+        ArtifactNotFoundError: The weights are missing from the installation.
+    """
+    judge = JudgeNetwork(name)
+    path = judge_file(name)
+    if not path.exists():
+        raise ArtifactNotFoundError(f"the judge's weights {path.name} are missing from the package; install it again")
+    labels = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["labels"]
+    if tuple(labels) != judge.labels:
+        raise ConfigError(f"judge {name!r} was trained on another vocabulary; train it again with the recipe")
+    judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return judge.eval().to(device)
