@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -61,9 +63,15 @@ def _defines_main(tree: ast.Module) -> bool:
 
 def help_text(commands: dict[str, Command]) -> str:
     """What `--help` prints: usage, the table of commands, the options."""
-    width = max(map(len, commands), default=0)
-    table = "\n".join(f"  {command.name:<{width}}  {command.help}" for command in commands.values())
-    return f"{USAGE}\ncommands:\n{table}\n\n{OPTIONS}"
+    indent = 4 + max(map(len, commands), default=0)
+    columns = max(shutil.get_terminal_size().columns, indent + 40)
+    lines = [
+        textwrap.fill(
+            f"  {command.name:<{indent - 2}}{command.help}", columns, subsequent_indent=" " * indent
+        )
+        for command in commands.values()
+    ]
+    return "\n".join([USAGE, "commands:", *lines, "", OPTIONS])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,10 +10,10 @@ COMMANDS = list(find_commands().values())
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_the_summary_fits_one_line(command: Command) -> None:
-    assert 10 <= len(command.help) <= 90
+def test_the_summary_is_one_sentence(command: Command) -> None:
+    assert 10 <= len(command.help) <= 110
     assert command.help[0].isupper()
-    assert command.help in help_text(find_commands())
+    assert command.help in " ".join(help_text(find_commands()).split())
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
