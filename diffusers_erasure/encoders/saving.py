@@ -1,0 +1,189 @@
+"""Writing a text encoder's folder so that every reader opens it, and sending it to the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
+
+from diffusers_erasure.artifacts.apply import AppliedErasure
+from diffusers_erasure.artifacts.record import record_of
+from diffusers_erasure.errors import ArtifactError, ErasureNotActiveError, ErasureStateError
+
+from .architecture import CONFIG_FILE, architecture_digest
+from .checkpoint import stock_state_dict
+from .entry import ENTRY_KEY, EncoderErasure, combined, seal_entry
+from .seal import SealRecord, weights_fault
+from .source import WEIGHTS_FILE
+
+STOCK_LIBRARIES = ("transformers", "diffusers")
+
+
+def save_encoder(encoder: torch.nn.Module, directory: str | Path, *, erasure: EncoderErasure | None) -> Path:
+    """Write `config.json` and `model.safetensors` so that a stock class of any version reads them.
+
+    Both files are written and synced beside the folder first. A new folder appears in one rename; in an
+    existing one each file is replaced in one rename, and a stop between the two leaves a pair whose
+    fingerprint does not agree, which loading refuses.
+
+    Args:
+        encoder: CLIP text encoder without adapters.
+        directory: Folder to write.
+        erasure: What was erased; None writes no ``erasure`` entry.
+    """
+    _check_savable(encoder)
+    _check_unchanged(encoder, erasure)
+    target = Path(directory)
+    if target.is_file():
+        raise ArtifactError(f"{target} is a file; a text encoder is a folder; give another path")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.cpu().contiguous() for key, value in stock_state_dict(encoder).items()}
+    config = encoder_config(encoder, erasure=erasure)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        staged = Path(scratch) / "encoder"
+        staged.mkdir()
+        save_file(tensors, staged / WEIGHTS_FILE, metadata={"format": "pt"})
+        (staged / CONFIG_FILE).write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        for path in (staged / WEIGHTS_FILE, staged / CONFIG_FILE, staged):
+            _sync(path)
+        _install(staged, target)
+    _sync(target.parent)
+    return target
+
+
+def described_erasure(encoder: torch.nn.Module, own: EncoderErasure | None) -> EncoderErasure | None:
+    """What the encoder's weights hold: its own erasure and those that were put on top."""
+    record = record_of(encoder)
+    if record is None:
+        return own
+    loaded = [
+        AppliedErasure(
+            name=applied.name,
+            method=applied.artifact.manifest.method,
+            concepts=applied.artifact.manifest.concept_names,
+            scale=applied.scale,
+            digest=applied.artifact.digest,
+            transfer=applied.transfer,
+            components=(record.component,),
+        )
+        for applied in record.erasures
+    ]
+    return combined([*([own.applied("")] if own is not None else []), *loaded])
+
+
+def stock_class_name(module: object) -> str:
+    """Name of the nearest class of transformers or diffusers among a module's classes."""
+    return next(
+        cls.__name__ for cls in type(module).__mro__ if cls.__module__.split(".")[0] in STOCK_LIBRARIES
+    )
+
+
+def encoder_config(encoder: torch.nn.Module, *, erasure: EncoderErasure | None) -> dict[str, Any]:
+    """The `config.json` of an encoder under its stock name, with the ``erasure`` entry where there is one."""
+    config: dict[str, Any] = dict(encoder.config.to_diff_dict())  # type: ignore[operator, union-attr]
+    for key in ("_name_or_path", "_commit_hash", "torch_dtype", ENTRY_KEY):
+        config.pop(key, None)
+    config["architectures"] = [stock_class_name(encoder)]
+    config["dtype"] = str(next(encoder.parameters()).dtype).removeprefix("torch.")
+    if erasure is not None:
+        config[ENTRY_KEY] = seal_entry(
+            erasure,
+            weights=SealRecord.of(encoder),
+            architecture=architecture_digest(encoder.config),  # type: ignore[arg-type]
+        )
+    return config
+
+
+def push_encoder(  # noqa: PLR0913 - the arguments of the Hub's own push_to_hub
+    encoder: Any,
+    repo_id: str,
+    *,
+    subfolder: str | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload an encoder (or the folder it was saved to); returns the commit's address.
+
+    Args:
+        encoder: Object with `save_pretrained`, or a saved folder.
+        repo_id: "organisation/name"; created if it does not exist.
+        subfolder: Folder inside the repository.
+        commit_message: First line of the commit.
+        commit_description: The rest of it.
+        private: Whether a new repository is private.
+        token: Access token.
+        revision: Branch to commit to.
+        create_pr: Open a pull request instead of committing.
+    """
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = encoder if isinstance(encoder, Path) else Path(scratch) / "encoder"
+        if folder is not encoder:
+            encoder.save_pretrained(folder)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            path_in_repo=subfolder,
+            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+            commit_message=commit_message or "Upload an erased text encoder",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return str(commit.commit_url)
+
+
+def _check_savable(encoder: torch.nn.Module) -> None:
+    adapted = [key for key in encoder.state_dict() if ".lora_" in key or ".base_layer." in key]
+    if adapted:
+        raise ErasureStateError(
+            f"the encoder carries an adapter ({adapted[0]!r} and {len(adapted) - 1} more tensors); only "
+            "plain weights are saved; call unload_lora_weights() on the pipeline first (after fuse_lora() to "
+            "keep its effect)"
+        )
+    broken = [key for key, value in encoder.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ErasureStateError(
+            f"{len(broken)} tensors of the encoder have values that are not finite (first: {broken[0]!r}); "
+            "it would draw black pictures; train it again"
+        )
+
+
+def _check_unchanged(encoder: torch.nn.Module, erasure: EncoderErasure | None) -> None:
+    fault = None if erasure is None else weights_fault(encoder)
+    if erasure is not None and fault is not None:
+        raise ErasureNotActiveError(
+            f"the encoder was changed since it was loaded or made: {fault}; saving it as erased of "
+            f"{', '.join(erasure.concepts) or 'its concepts'} would not be true; state the erasure anew with "
+            "RobustEncoder.from_encoder(encoder, erasure=...)"
+        )
+
+
+def _install(staged: Path, target: Path) -> None:
+    if not target.exists():
+        staged.rename(target)
+        return
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        (staged / name).replace(target / name)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
