@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from . import canary as canaries
 from .compatibility import behaviour, check_fits, check_not_fused
 from .copying import edited_copy
 from .edits import DeltaEdit, Edit, RightFactorEdit, WholeEdit, apply_edit, check_values
-from .fingerprint import leaves, root, rounded_fingerprints
+from .fingerprint import ROUNDED_TYPES, leaves, root, rounded
 from .manifest import (
     CANARY_NAME,
     BaseModelRef,
@@ -55,6 +55,17 @@ class Artifact:
         """sha256 of the canonical manifest: the name of exactly this erasure."""
         return self.manifest.digest
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Artifact":
+        return self
+
+    def spec(self, component: str) -> ComponentSpec:
+        """The manifest's entry of one component."""
+        return {str(name): spec for name, spec in self.manifest.components.items()}[component]
+
+    def span(self, component: str) -> float:
+        """Distance between the erased and the base answer to the canary prompts."""
+        return {str(name): value for name, value in self.manifest.canary.distances.items()}[component]
+
     def asked(self, component: str) -> dict[str, Tensor]:
         """Inputs of the canary for one component."""
         start = f"{component}."
@@ -65,8 +76,7 @@ class Artifact:
 
     def file_bytes(self) -> dict[str, bytes]:
         """The content of every safetensors file of the artifact, by name."""
-        files = {str(name): spec.file for name, spec in self.manifest.components.items()}
-        contents = {files[component]: _pack(edit.tensors) for component, edit in self.edits.items()}
+        contents = {self.spec(name).file: _pack(edit.tensors) for name, edit in self.edits.items()}
         return {**contents, self.manifest.canary.file: _pack(self.canary)}
 
 
@@ -169,8 +179,12 @@ def _describe(
     before = component_tensors(module)
     check_fits(component, edit, before, origin=f"the {method} edit")
     changed = {name: apply_edit(before[name], [(edit, 1.0)], name=name) for name in edit.targets}
-    after = {**before, **changed}
     base_leaves = leaves(before)
+    base_rounded = {name: leaves(rounded(before, dtype)) for name, dtype in ROUNDED_TYPES.items()}
+    erased_rounded = {
+        name: root({**base_rounded[name], **leaves(rounded(changed, dtype))})
+        for name, dtype in ROUNDED_TYPES.items()
+    }
     asked = canaries.questions(pipe, component, prompts)
     probes = {
         **asked,
@@ -184,8 +198,8 @@ def _describe(
         class_name=type(module).__name__,
         base_fingerprint=root(base_leaves),
         erased_fingerprint=root({**base_leaves, **leaves(changed)}),
-        base_rounded=rounded_fingerprints(before),
-        erased_rounded=rounded_fingerprints(after),
+        base_rounded=cast(Any, {name: root(found) for name, found in base_rounded.items()}),
+        erased_rounded=cast(Any, erased_rounded),
         config=behaviour(module),
         tensors=tensor_table(edit.tensors),
         targets=edit.targets if isinstance(edit, RightFactorEdit) else (),

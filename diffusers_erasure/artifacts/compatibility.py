@@ -21,9 +21,9 @@ BEHAVIOUR = (
     "max_position_embeddings",
     "projection_dim",
     "eos_token_id",
+    "vocab_size",
     "act_fn",
     "attention_head_dim",
-    "num_attention_heads",
     "block_out_channels",
     "layers_per_block",
     "down_block_types",
@@ -54,16 +54,14 @@ def behaviour(module: nn.Module) -> dict[str, Any]:
     return {field: _plain(known[field]) for field in dict.fromkeys(BEHAVIOUR) if field in known}
 
 
-def vocabulary_rows(edit_tensors: Mapping[str, Tensor]) -> int | None:
-    """Rows of the embedding table in a set of tensors, if they hold one."""
-    return edit_tensors[TOKEN_TABLE].shape[0] if TOKEN_TABLE in edit_tensors else None
-
-
 def check_behaviour(component: str, module: nn.Module, stated: Mapping[str, Any], *, origin: str) -> None:
-    """Refuse an exact base whose configuration makes it compute something else."""
+    """Refuse an exact base whose configuration makes it compute something else.
+
+    The size of the vocabulary may differ: textual inversion adds to it.
+    """
     found = behaviour(module)
     for field, expected in stated.items():
-        if field in found and found[field] != _plain(expected):
+        if field in found and field != "vocab_size" and found[field] != _plain(expected):
             raise BaseModelMismatchError(
                 f"the pipeline's {component} has {field} = {found[field]!r} in its config, but {origin} was "
                 "made on "

@@ -73,11 +73,6 @@ def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
     }
 
 
-def rounded_fingerprints(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Fingerprints of the tensors as a pipeline loaded in half precision would have them."""
-    return {name: root(leaves(rounded(tensors, dtype))) for name, dtype in ROUNDED_TYPES.items()}
-
-
 @dataclass(frozen=True)
 class _Slot:
     """Where a weight hangs, which object it was, and what a change moves."""
@@ -94,6 +89,7 @@ class _Slot:
 class QuickFingerprint:
     """What the weights of one component looked like when they were last known to be right."""
 
+    layers: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]]
     slots: list[_Slot]
     views: list[list[Tensor]]
     values: list[Tensor]
@@ -104,30 +100,35 @@ class QuickFingerprint:
         slots = [_slot(layer._parameters, key) for layer in module.modules() for key in layer._parameters]
         kept = [slot for slot in slots if slot is not None]
         views = _sample_views([slot.tensor for slot in kept])
-        return cls(kept, views, [torch.cat(group).clone() for group in views])
+        layers = [(m._modules, key, child) for m in module.modules() for key, child in m._modules.items()]
+        return cls(layers, kept, views, [torch.cat(group).clone() for group in views])
 
     def unchanged(self) -> bool:
         """Whether nothing has moved or changed since; False means: compare in full."""
-        for slot in self.slots:
-            tensor = slot.holder.get(slot.key)
-            if tensor is not slot.tensor or tensor._version != slot.version or tensor.dtype is not slot.dtype:
-                return False
-            if tensor.data_ptr() != slot.address:
-                return False
+        if not self._same_objects() or any(slot.tensor.data_ptr() != slot.address for slot in self.slots):
+            return False
         return all(map(_same, self.views, self.values))
 
     def only_moved(self) -> bool:
         """Whether the same parameters merely lie elsewhere (offloading, `.to(device)`), samples equal."""
-        for slot in self.slots:
-            tensor = slot.holder.get(slot.key)
-            if tensor is not slot.tensor or tensor._version != slot.version or tensor.dtype is not slot.dtype:
-                return False
+        if not self._same_objects():
+            return False
         views = _sample_views([slot.tensor for slot in self.slots])
         samples = [torch.cat(group) for group in views]
         return len(samples) == len(self.values) and all(
             new.shape == old.shape and torch.equal(new.to(old.device), old)
             for new, old in zip(samples, self.values, strict=True)
         )
+
+    def _same_objects(self) -> bool:
+        """Whether layers and parameters are the same objects, at the same version and dtype."""
+        if any(children.get(key) is not child for children, key, child in self.layers):
+            return False
+        for slot in self.slots:
+            tensor = slot.holder.get(slot.key)
+            if tensor is not slot.tensor or tensor._version != slot.version or tensor.dtype is not slot.dtype:
+                return False
+        return True
 
 
 def quick_fingerprint(module: nn.Module) -> QuickFingerprint:

@@ -1,0 +1,263 @@
+"""Putting erasures on a pipeline: copy on write, stack, scale, take off.
+
+    load_erasure        base + change -> new module in the pipeline; the caller's module stays as it was
+    set_erasure_scale   recompose from the base with another scale
+    unload_erasure      recompose without it; the last one gives the base object back
+    list_erasures       what is on the pipeline
+
+The weights are always composed anew from the base, never added to and subtracted from. Works for stock
+pipelines and for ours: the component is exchanged by assignment, and all bookkeeping is the record on the
+module (and, on the pipeline, the list of what was loaded, so that a component exchanged later is noticed).
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from diffusers_erasure.errors import ConfigError
+
+from .artifact import Artifact
+from .composition import given_back, recomposed, refuse_changed, with_erasure
+from .door import load_artifact
+from .offload import offload_suspended
+from .record import LEDGER_NAME, Applied, ErasureRecord, record_of
+from .tensors import unwrapped
+
+ERASABLE = ("text_encoder", "text_encoder_2", "unet")
+_NAME = re.compile(r"[A-Za-z0-9][\w.+\- ]{0,99}")
+
+
+class ErasureTransferWarning(UserWarning):
+    """An erasure was put on another base model than the one it was made for."""
+
+
+@dataclass(frozen=True)
+class AppliedErasure:
+    """An erasure as it stands on a pipeline.
+
+    Args:
+        name: Its name there.
+        method: The erasure method.
+        concepts: Names of the erased concepts.
+        scale: 1 is as trained, 0 is the base.
+        digest: Digest of the artifact.
+        transfer: Whether the base is another than the artifact's.
+        components: Names of the edited components.
+    """
+
+    name: str
+    method: str
+    concepts: tuple[str, ...]
+    scale: float
+    digest: str
+    transfer: bool
+    components: tuple[str, ...]
+
+
+def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
+    pipe: Any,
+    source: str | Path | Artifact,
+    *,
+    name: str | None = None,
+    scale: float = 1.0,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> str:
+    """Erase: read an artifact and put it on a pipeline, on top of what is there.
+
+    Args:
+        pipe: Any diffusers pipeline with the components that the artifact edits. Its components are exchanged
+            for
+            edited copies; the modules themselves, and pipelines that share them, stay as they are.
+        source: Folder, Hub id, or an `Artifact`.
+        name: Name of the erasure on this pipeline; made from its concepts if not given.
+        scale: Strength; 1 is as trained.
+        subfolder: See `load_artifact`, as all that follow.
+        revision: Branch, tag or commit.
+        token: Hub token.
+        cache_dir: Where downloads are kept.
+        local_files_only: Whether only the cache may be used.
+        force_download: Whether cached files are fetched anew.
+
+    Returns:
+        The erasure's name, for `set_erasure_scale` and `unload_erasure`.
+    """
+    strength = _checked_scale(scale)
+    artifact = (
+        source
+        if isinstance(source, Artifact)
+        else load_artifact(
+            source,
+            subfolder=subfolder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+    )
+    label = _free_name(pipe, artifact, name)
+    with offload_suspended(pipe):
+        ready = {part: with_erasure(pipe, part, artifact, label, strength) for part in artifact.edits}
+        _install(pipe, ready)
+    vars(pipe).setdefault(LEDGER_NAME, {})[label] = artifact
+    _tell_transfer(artifact, label, [part for part, module in ready.items() if _last(module).transfer])
+    return label
+
+
+def set_erasure_scale(pipe: Any, name: str, scale: float) -> None:
+    """Change the strength of a loaded erasure; 0 is the base, bit for bit.
+
+    Args:
+        pipe: Pipeline with the erasure.
+        name: Name that `load_erasure` returned.
+        scale: New strength.
+    """
+    strength = _checked_scale(scale)
+    parts = _parts_with(pipe, [name])
+    with offload_suspended(pipe):
+        ready = {}
+        for part, module, record in parts:
+            refuse_changed(module, record)
+            changed = (replace(a, scale=strength) if a.name == name else a for a in record.erasures)
+            ready[part] = recomposed(module, record, tuple(changed))
+        _install(pipe, ready)
+
+
+def unload_erasure(pipe: Any, name: str | None = None) -> None:
+    """Take an erasure off; without any left, the pipeline gets back the very base module that it had.
+
+    Args:
+        pipe: Pipeline with the erasure.
+        name: Which one; None takes off all of them.
+    """
+    names = [name] if name is not None else [applied.name for applied in list_erasures(pipe)]
+    ledger = vars(pipe).get(LEDGER_NAME, {})
+    parts = _parts_with(pipe, names) if name is None or name not in ledger else _parts_or_none(pipe, names)
+    with offload_suspended(pipe):
+        ready = {}
+        for part, module, record in parts:
+            left = tuple(applied for applied in record.erasures if applied.name not in names)
+            if left:
+                refuse_changed(module, record)
+            ready[part] = recomposed(module, record, left) if left else given_back(module, record)
+        _install(pipe, ready)
+    for gone in names if name is not None else list(ledger):
+        ledger.pop(gone, None)
+
+
+def list_erasures(pipe: Any) -> tuple[AppliedErasure, ...]:
+    """The erasures on a pipeline, in the order they were loaded."""
+    found: dict[str, AppliedErasure] = {}
+    for part, _, record in _records(pipe):
+        for applied in record.erasures:
+            known = found.get(applied.name)
+            manifest = applied.artifact.manifest
+            found[applied.name] = AppliedErasure(
+                name=applied.name,
+                method=manifest.method,
+                concepts=manifest.concept_names,
+                scale=applied.scale,
+                digest=applied.artifact.digest,
+                transfer=applied.transfer or (known is not None and known.transfer),
+                components=(*(known.components if known else ()), part),
+            )
+    return tuple(found.values())
+
+
+def _install(pipe: Any, ready: dict[str, nn.Module]) -> None:
+    """All components or none: nothing can fail between the assignments."""
+    for part, module in ready.items():
+        setattr(pipe, part, module)
+
+
+def _records(pipe: Any) -> list[tuple[str, nn.Module, ErasureRecord]]:
+    found = []
+    for part in ERASABLE:
+        module = getattr(pipe, part, None)
+        record = record_of(module)
+        if record is not None and isinstance(module, nn.Module):
+            found.append((part, unwrapped(module), record))
+    return found
+
+
+def _parts_or_none(pipe: Any, names: Iterable[str]) -> list[tuple[str, nn.Module, ErasureRecord]]:
+    wanted = set(names)
+    return [(part, module, record) for part, module, record in _records(pipe) if wanted & set(record.names)]
+
+
+def _parts_with(pipe: Any, names: list[str]) -> list[tuple[str, nn.Module, ErasureRecord]]:
+    parts = _parts_or_none(pipe, names)
+    if not parts and names:
+        there = ", ".join(applied.name for applied in list_erasures(pipe)) or "none"
+        raise ConfigError(
+            f"the pipeline has no erasure {names[0]!r}; expected one of: {there}; see list_erasures(pipe)"
+        )
+    return parts
+
+
+def _last(module: nn.Module) -> Applied:
+    record = record_of(module)
+    assert record is not None
+    return record.erasures[-1]
+
+
+def _tell_transfer(artifact: Artifact, label: str, parts: list[str]) -> None:
+    if parts:
+        warnings.warn(
+            f"{label}: {', '.join(parts)} is not the {artifact.manifest.base.id} that this erasure was made "
+            "for, but "
+            "one of the same shapes; the change is transferred to it, and nothing is known of how well it "
+            "erases there; "
+            "measure it with `diffusers-erasure evaluate`",
+            ErasureTransferWarning,
+            stacklevel=3,
+        )
+
+
+def _checked_scale(scale: float) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise ConfigError(
+            f"scale={scale!r} is no strength; expected a finite number, 1 is as trained; give one"
+        )
+    return float(scale)
+
+
+def _free_name(pipe: Any, artifact: Artifact, name: str | None) -> str:
+    there = list_erasures(pipe)
+    for applied in there:
+        if applied.digest == artifact.digest:
+            raise ConfigError(
+                f"{artifact.origin} is already on this pipeline as {applied.name!r}; expected each erasure "
+                "once; change "
+                f"its strength with set_erasure_scale(pipe, {applied.name!r}, ...)"
+            )
+    taken = {applied.name for applied in there}
+    if name is None:
+        return _made_name(artifact, taken)
+    if not _NAME.fullmatch(name) or name in taken:
+        why = "is already on this pipeline" if name in taken else "is no name"
+        raise ConfigError(
+            f"the name {name!r} {why}; expected a free one of letters, digits and -_.+; give another name"
+        )
+    return name
+
+
+def _made_name(artifact: Artifact, taken: set[str]) -> str:
+    words = [re.sub(r"[^A-Za-z0-9]+", "-", concept).strip("-") for concept in artifact.manifest.concept_names]
+    readable = [word for word in words if word][:3]
+    start = (
+        "+".join(readable)[:80] if len(readable) == len(words) else f"{artifact.manifest.method}-{len(words)}"
+    )
+    names = (start if number == 1 else f"{start}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)

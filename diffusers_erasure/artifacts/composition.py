@@ -1,0 +1,153 @@
+"""One component with other erasures on it: composed from its base, checked, and given back.
+
+Every function here takes a module and returns another; the pipeline is changed only in `apply`.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_erasure.errors import ArtifactMismatchError, BaseModelMismatchError, ErasureNotActiveError
+
+from . import canary as canaries
+from .artifact import Artifact
+from .compatibility import check_behaviour, check_fits, check_not_fused
+from .copying import RECORD_NAME, edited_copy
+from .fingerprint import leaves, quick_fingerprint, root
+from .manifest import ComponentSpec
+from .record import Applied, ErasureRecord, compare, record_of
+from .tensors import TOKEN_TABLE, added_names, component_tensors, unwrapped, without_added_tokens
+
+logger = logging.getLogger(__name__)
+
+
+def with_erasure(pipe: Any, part: str, artifact: Artifact, label: str, scale: float) -> nn.Module:
+    """The pipeline's component with one more erasure on it."""
+    module = _component(pipe, part, artifact)
+    record = record_of(module)
+    if record is None:
+        check_not_fused(part, module)
+        record = ErasureRecord(part, base=module, base_leaves=leaves(component_tensors(module)), erasures=())
+    else:
+        refuse_changed(module, record)
+    spec = artifact.spec(part)
+    check_fits(part, artifact.edits[part], component_tensors(record.base), origin=artifact.origin)
+    exact = _is_exact_base(record, spec)
+    if exact:
+        check_behaviour(part, module, spec.config, origin=artifact.origin)
+    applied = Applied(label, artifact, scale, transfer=not exact)
+    edited = recomposed(module, record, (*record.erasures, applied))
+    if exact and not record.erasures and scale == 1.0 and not added_names(edited):
+        _check_answer(part, edited, artifact)
+    return edited
+
+
+def recomposed(module: nn.Module, record: ErasureRecord, erasures: tuple[Applied, ...]) -> nn.Module:
+    """A copy of the component, its weights composed from the base with these erasures."""
+    fresh = ErasureRecord(record.component, record.base, record.base_leaves, erasures)
+    composed = fresh.weights(record.touched() | fresh.touched())
+    fresh.expected = {**record.base_leaves, **leaves(composed)}
+    edited = edited_copy(module, _with_added_tokens(module, composed))
+    vars(edited)[RECORD_NAME] = fresh
+    fresh.guard = quick_fingerprint(edited)
+    return edited
+
+
+def given_back(module: nn.Module, record: ErasureRecord) -> nn.Module:
+    """The base object; or, if the component was cast, moved or extended since, a copy like it."""
+    now, then = module.state_dict(keep_vars=True), record.base.state_dict(keep_vars=True)
+    same = now.keys() == then.keys() and all(
+        (now[key].dtype, now[key].device, now[key].shape)
+        == (then[key].dtype, then[key].device, then[key].shape)
+        for key in now
+    )
+    if same:
+        return record.base
+    base = {name: tensor.detach() for name, tensor in component_tensors(record.base).items()}
+    names = record.touched() if _same_dtype(module, record.base) else set(base)
+    restored = edited_copy(module, _with_added_tokens(module, {name: base[name] for name in names}))
+    vars(restored).pop(RECORD_NAME, None)
+    return restored
+
+
+def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
+    """Refuse to compose anew what someone changed since: the change would be lost without a word."""
+    if record.guard is not None and record.guard.unchanged():
+        return
+    found = compare(module, record)
+    if found.changed:
+        raise ErasureNotActiveError(
+            f"{len(found.changed)} weights of {record.component} were changed after "
+            f"{', '.join(record.names)} was "
+            f"loaded (first: {found.changed[0]}); expected {found.expected[:16]}, found {found.found[:16]}; "
+            "undo the "
+            "change (unfuse the LoRA, ...) or unload_erasure(pipe) and load again before you change what "
+            "is loaded"
+        )
+
+
+def canary_distance(component: str, module: nn.Module, artifact: Artifact, *, to: str = "erased") -> float:
+    """How far a module's answer is from the stored one, as a share of what may be (> 1: another)."""
+    wanted = artifact.canary[f"{component}.{to}"].float()
+    found = canaries.answer(component, module, artifact.asked(component))
+    if found.shape != wanted.shape:
+        return math.inf
+    canary = artifact.manifest.canary
+    span = artifact.span(component)
+    allowed = canary.tolerance * span + canaries.floor(wanted, next(module.parameters()).dtype)
+    return canaries.distance(found, wanted) / allowed if allowed > 0 else math.inf
+
+
+def _same_dtype(module: nn.Module, other: nn.Module) -> bool:
+    return next(module.parameters()).dtype == next(other.parameters()).dtype
+
+
+def _with_added_tokens(module: nn.Module, composed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep the rows that textual inversion appended to the embedding table since."""
+    if TOKEN_TABLE not in composed:
+        return composed
+    table = component_tensors(module)[TOKEN_TABLE].detach()
+    ours = composed[TOKEN_TABLE].to(table.device, table.dtype)
+    return {**composed, TOKEN_TABLE: torch.cat([ours, table[ours.shape[0] :]])}
+
+
+def _is_exact_base(record: ErasureRecord, spec: ComponentSpec) -> bool:
+    """Whether the base is the artifact's, in the dtype of training or rounded to half precision."""
+    known = {spec.base_fingerprint, *spec.base_rounded.values()}
+    if root(record.base_leaves) in known:
+        return True
+    rows = spec.config.get("vocab_size")
+    table = component_tensors(record.base).get(TOKEN_TABLE)
+    if table is None or not isinstance(rows, int) or table.shape[0] <= rows:
+        return False
+    cut = without_added_tokens({TOKEN_TABLE: table}, rows)
+    return root({**record.base_leaves, **leaves(cut)}) in known
+
+
+def _check_answer(part: str, edited: nn.Module, artifact: Artifact) -> None:
+    share = canary_distance(part, edited, artifact)
+    if share > 1:
+        raise ArtifactMismatchError(
+            f"the weights of {part} are those that {artifact.origin} promises, but its answer to the canary "
+            "prompts is "
+            f"{share:.3g} times farther from the stored one than allowed; expected the same network; look "
+            "for a changed "
+            "config.json, a patched forward or faulty hardware"
+        )
+
+
+def _component(pipe: Any, part: str, artifact: Artifact) -> nn.Module:
+    module = getattr(pipe, part, None)
+    if not isinstance(module, nn.Module):
+        raise BaseModelMismatchError(
+            f"{artifact.origin} edits {part}, but this {type(pipe).__name__} has none; expected a pipeline "
+            "such as "
+            f"{artifact.manifest.base.id}; load the artifact into one"
+        )
+    inner = unwrapped(module)
+    if inner is not module:
+        logger.warning("%s was compiled; the erased one is not, call torch.compile again", part)
+    return inner
