@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,11 +30,11 @@ class TextProjection:
     weight: Tensor
 
 
-def text_projections(unet: nn.Module, *, text_width: int | None = None) -> tuple[TextProjection, ...]:
+def text_projections(unet: Any, *, text_width: int | None = None) -> tuple[TextProjection, ...]:
     """Every matrix of a UNet that is applied to text states, in the order of its modules.
 
     Args:
-        unet: Any diffusers UNet with cross-attention.
+        unet: Any diffusers UNet with cross-attention (an `nn.Module`, which diffusers does not type as one).
         text_width: Width that every one of them must read, where given.
 
     Raises:
