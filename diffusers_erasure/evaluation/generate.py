@@ -22,6 +22,12 @@ import torch
 from torch import Tensor
 
 from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.embedded import (
+    EMBEDDED_GUIDANCE_SCALE,
+    EMBEDDED_MODEL_ID,
+    EMBEDDED_STEPS,
+    embedded_folder,
+)
 from diffusers_erasure.errors import EvaluationError
 
 from .pictures import PictureCache
@@ -69,10 +75,8 @@ class Drawings:
 
 def sampling_defaults(model: str) -> Sampling:
     """Steps and guidance scale that suit a base model: the embedded pipeline's, or diffusers' own."""
-    from diffusers_erasure.embedded import embedded_folder, resolve_model
-
-    if Path(resolve_model(model)) == embedded_folder():
-        return Sampling(steps=25, guidance_scale=4.0)
+    if model == EMBEDDED_MODEL_ID or Path(model).expanduser().resolve() == embedded_folder().resolve():
+        return Sampling(EMBEDDED_STEPS, EMBEDDED_GUIDANCE_SCALE)
     return Sampling(steps=50, guidance_scale=7.5)
 
 

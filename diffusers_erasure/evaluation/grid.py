@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, pairwise
+from unicodedata import combining, normalize
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -146,10 +148,19 @@ def font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
+@lru_cache(maxsize=1024)
+def writable(letter: str) -> str:
+    """The letter, or what the font has in its place: without its accent, or a question mark."""
+    face = font(CAPTION_SIZE)
+    missing = bytes(face.getmask("\uffff"))
+    bare = "".join(part for part in normalize("NFKD", letter) if not combining(part))
+    return next((form for form in (letter, bare) if form and bytes(face.getmask(form)) != missing), "?")
+
+
 def wrap(text: str, face: Font, width: int) -> list[str]:
     """Break text into lines of at most `width` pixels; a word that is longer than a line is cut."""
     lines: list[str] = []
-    for word in text.split():
+    for word in "".join(map(writable, text)).split():
         for part in _cut(word, face, width):
             joined = f"{lines[-1]} {part}" if lines else part
             if lines and face.getlength(joined) <= width:

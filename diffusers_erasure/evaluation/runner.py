@@ -337,4 +337,4 @@ def comparison_grid(
 
 
 def _heading(row: Row) -> str:
-    return f"{row.name}: {row.base.k} → {row.erased.k} of {row.base.n}"
+    return f"{row.name}: {row.base.k} to {row.erased.k} of {row.base.n}"

@@ -8,13 +8,13 @@ the erasure.
 
 from __future__ import annotations
 
-from functools import cached_property
+import hashlib
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.embedded.judges import judge_file, load_judge
 from diffusers_erasure.evaluation.prompt_sets import JudgeRole
 
 from .base import Judge, Verdicts, to_unit_range
@@ -43,45 +43,41 @@ class EmbeddedJudge:
 
     Args:
         name: The judge's name in reports.
-        network: Its network, a torch module.
+        network: Its network.
+        sha256: Digest of its weights file.
+        device: Where the network is.
     """
 
     version = VERSION
     threshold = THRESHOLD
 
-    def __init__(self, name: str, network: Network) -> None:
+    def __init__(self, name: str, network: Network, *, sha256: str, device: str = "cpu") -> None:
         self.name = name
+        self.sha256 = sha256
         self._network = network
+        self._device = device
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What it can name."""
         return self._network.labels
 
-    @cached_property
-    def sha256(self) -> str:
-        """Digest over its weights."""
-        if not isinstance(self._network, torch.nn.Module):
-            raise TypeError(
-                f"{type(self._network).__name__} is no torch module, so it has no weights to hash"
-            )
-        return fingerprint(self._network)
-
     def judge(self, images: Tensor) -> Verdicts:
         """Look at pictures, `(pictures, 3, 64, 64)` uint8."""
         pictures = to_unit_range(images, size=SIZE)
         with torch.inference_mode():
             parts = [
-                self._network.probabilities(part).float().cpu() for part in torch.split(pictures, BATCH_SIZE)
+                self._network.probabilities(part.to(self._device)).float().cpu()
+                for part in torch.split(pictures, BATCH_SIZE)
             ]
         probabilities = torch.cat(parts) if parts else torch.zeros((0, len(self.labels)))
         return Verdicts(self.labels, probabilities, self.threshold)
 
 
 def _load(which: Literal["concept", "concept-2", "style"], device: str) -> Judge:
-    from diffusers_erasure.embedded.judges import load_judge
-
-    return EmbeddedJudge(f"embedded-{which}", load_judge(which, device=torch.device(device)))
+    network = load_judge(which, device=device)
+    digest = hashlib.sha256(judge_file(which).read_bytes()).hexdigest()
+    return EmbeddedJudge(f"embedded-{which}", network, sha256=digest, device=device)
 
 
 @judge("embedded-concept", family="embedded", role=JudgeRole.CONCEPT)

@@ -1,0 +1,208 @@
+"""Reports: figures that agree with each other, or no report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.evaluation.intervals import mcnemar_exact
+from diffusers_erasure.evaluation.prompt_sets import Purpose
+from diffusers_erasure.evaluation.proportion import Proportion
+from diffusers_erasure.evaluation.report import (
+    Accounting,
+    ConceptCount,
+    Control,
+    ErasureRecord,
+    EvaluationReport,
+    JudgeRecord,
+    Row,
+    Settings,
+    Verdict,
+    overall_verdict,
+    read_report,
+)
+from diffusers_erasure.evaluation.tables import report_table
+
+
+def whole(n: int = 100) -> Accounting:
+    return Accounting(planned=n, finished=n, failed=0)
+
+
+def row(name: str, purpose: Purpose, base: int, erased: int, n: int = 100, **changes: Any) -> Row:
+    lost, gained = max(0, base - erased), max(0, erased - base)
+    fields: dict[str, Any] = {
+        "name": name,
+        "purpose": purpose,
+        "judge": "corner",
+        "prompts": 12,
+        "set_sha256": "0" * 64,
+        "base": Proportion.of(base, n),
+        "erased": Proportion.of(erased, n),
+        "lost": lost,
+        "gained": gained,
+        "mcnemar_p": mcnemar_exact(lost, gained),
+        "second_judge": None,
+        "agreement": None,
+        "by_concept": (ConceptCount(label="church", n=n, base=base, erased=erased),),
+        "base_pictures": whole(n),
+        "erased_pictures": whole(n),
+        "retention_floor": 0.8,
+    }
+    return Row(**{**fields, **changes})
+
+
+OWN = row("own name", Purpose.ERASED, 99, 4)
+KEPT = row("neighbours", Purpose.IN_DOMAIN, 98, 97)
+CONTROL = Control(
+    positive=Proportion.of(99, 100), screened=Proportion.of(20, 20), false_alarms=Proportion.of(0, 30)
+)
+ERASURE: dict[str, Any] = {
+    "digest": "f" * 64,
+    "method": "uce",
+    "concepts": ("church",),
+    "base": "embedded",
+    "base_revision": None,
+    "scale": 1.0,
+    "transfer": False,
+    "state_before": "verified",
+    "state_after": "verified",
+}
+
+
+def report(*rows: Row, control: Control = CONTROL, **changes: Any) -> EvaluationReport:
+    chosen = rows or (OWN, KEPT)
+    fields: dict[str, Any] = {
+        "verdict": overall_verdict(chosen, control),
+        "erasure": ErasureRecord(**ERASURE),
+        "rows": chosen,
+        "control": control,
+        "judges": (JudgeRecord(name="corner", version="1", sha256="0" * 64, threshold=0.25),),
+        "settings": Settings(
+            steps=25,
+            guidance_scale=4.0,
+            pictures_per_set=100,
+            first_seed=900_000_000,
+            picture_size=(64, 64),
+            dtype="float32",
+            device="cpu",
+        ),
+        "not_measured": {"fidelity": "not computed"},
+        "seconds": 12.5,
+        "versions": {"torch": "2.13.0"},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return EvaluationReport(**{**fields, **changes})
+
+
+def test_a_report_survives_json(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(report().to_json())
+    assert read_report(path) == report()
+    assert report().attacks == "not measured"
+    assert report().row("own name") == OWN
+    assert report().row("synonyms") is None
+
+
+@pytest.mark.parametrize("state", ["modified", "absent", ""])
+@pytest.mark.parametrize("when", ["state_before", "state_after"])
+def test_no_report_of_anything_but_a_verified_erasure(when: str, state: str) -> None:
+    with pytest.raises(ValidationError, match="expected 'verified'"):
+        ErasureRecord(**{**ERASURE, when: state})
+
+
+BROKEN = Accounting(planned=100, finished=94, failed=6, faults={"blank": 6})
+WEAK = Control(
+    positive=Proportion.of(94, 100), screened=Proportion.of(20, 20), false_alarms=Proportion.of(0, 30)
+)
+BLIND = Control(
+    positive=Proportion.of(99, 100), screened=Proportion.of(19, 20), false_alarms=Proportion.of(0, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "control", "verdict"),
+    [
+        ((OWN, KEPT), CONTROL, Verdict.MEASURED),
+        ((OWN, row("neighbours", Purpose.IN_DOMAIN, 98, 78)), CONTROL, Verdict.DEGENERATE),
+        ((OWN, row("own name", Purpose.ERASED, 98, 90)), CONTROL, Verdict.MEASURED),
+        ((row("own name", Purpose.ERASED, 99, 6, erased_pictures=BROKEN), KEPT), CONTROL, Verdict.BROKEN),
+        ((row("own name", Purpose.ERASED, 99, 6, base_pictures=BROKEN), KEPT), CONTROL, Verdict.BROKEN),
+        ((OWN, KEPT), WEAK, Verdict.HARNESS_INVALID),
+        ((OWN, KEPT), BLIND, Verdict.HARNESS_INVALID),
+    ],
+)
+def test_the_verdict_is_the_worst_that_is_true(
+    rows: tuple[Row, ...], control: Control, verdict: Verdict
+) -> None:
+    assert report(*rows, control=control).verdict is verdict
+
+
+def test_a_better_verdict_than_the_rows_is_refused() -> None:
+    degenerate = row("neighbours", Purpose.IN_DOMAIN, 98, 20)
+    with pytest.raises(ValidationError, match="its rows say 'degenerate'"):
+        report(OWN, degenerate, verdict=Verdict.MEASURED)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": Proportion.of(98, 100)},
+        {"lost": 90},
+        {"base_pictures": whole(99)},
+        {"by_concept": (ConceptCount(label="church", n=100, base=99, erased=3),)},
+        {"mcnemar_p": 0.5},
+    ],
+)
+def test_counts_that_contradict_each_other_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="do not edit a report by hand"):
+        Row(**{**dict(OWN), **changes})
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"finished": 9, "failed": 0}, {"finished": 9, "failed": 1, "faults": {}}, {"finished": 10, "failed": 1}],
+)
+def test_dropped_pictures_are_noticed(counts: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="planned = finished"):
+        Accounting(planned=10, **counts)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1}', "\xff"])
+def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(EvaluationError, match="is no evaluation report"):
+        read_report(path)
+
+
+def test_an_edited_report_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(report().to_json().replace('"k": 4,', '"k": 1,'))
+    with pytest.raises(EvaluationError, match="do not edit a report by hand"):
+        read_report(path)
+
+
+def test_a_missing_report_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="diffusers-erasure evaluate"):
+        read_report(tmp_path / "evaluation.json")
+
+
+def test_the_table_shows_counts_intervals_and_what_was_not_measured() -> None:
+    console = Console(width=120, record=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(report_table(report()))
+    text = capture.get()
+    for expected in ("own name", "99/100", "4/100", "1.6-9.8 %", "-95.0", "not measured: attacks, fidelity"):
+        assert expected in text
+
+
+def test_a_report_is_read_without_torch() -> None:
+    code = "import sys, diffusers_erasure.evaluation.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

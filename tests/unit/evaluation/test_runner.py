@@ -1,0 +1,224 @@
+"""One evaluation from artifact to report, on the tiny pipeline with judges that the test scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
+from diffusers_erasure.artifacts.edits import DeltaEdit
+from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.store import save_artifact
+from diffusers_erasure.concepts import resolve_concepts
+from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
+from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
+from diffusers_erasure.evaluation import runner
+from diffusers_erasure.evaluation.generate import Sampling
+from diffusers_erasure.evaluation.judges import Panel, Verdicts
+from diffusers_erasure.evaluation.prompt_sets import PromptPlan
+from diffusers_erasure.evaluation.report import Verdict, read_report
+from diffusers_erasure.evaluation.runner import (
+    EvaluationSettings,
+    Subject,
+    evaluate_artifact,
+    evaluate_pipelines,
+    sibling,
+)
+
+SETTINGS = EvaluationSettings(n=2, sampling=Sampling(2, 4.0), batch_size=2)
+
+
+class Agreeable:
+    """A judge that always names one label."""
+
+    version, sha256, threshold = "test", "0" * 64, 0.5
+
+    def __init__(self, name: str, labels: tuple[str, ...], answer: str) -> None:
+        self.name, self.labels, self.answer = name, labels, answer
+
+    def judge(self, images: Tensor) -> Verdicts:
+        """Say it."""
+        index = torch.full((len(images),), self.labels.index(self.answer))
+        return Verdicts(self.labels, torch.nn.functional.one_hot(index, len(self.labels)).float(), 0.5)
+
+
+@pytest.fixture
+def panel() -> Panel:
+    return Panel(Agreeable("a", tuple(CONCEPTS), "church"), style=Agreeable("b", STYLES, "ink"))
+
+
+@pytest.fixture
+def artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
+    weights = tiny_pipe.unet.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    deltas = {
+        key: torch.randn(value.shape, generator=generator)
+        for key, value in weights.items()
+        if "attn2.to_v" in key
+    }
+    return build_artifact(
+        tiny_pipe,
+        {"unet": DeltaEdit(deltas)},
+        method="uce",
+        method_version="1",
+        settings={},
+        concepts=resolve_concepts(["church"]),
+        base=BaseModelRef(id=str(tiny_pipe_folder)),
+        seed=0,
+        steps=0,
+        canary_prompts=["a church"],
+    )
+
+
+@pytest.fixture
+def evaluate(
+    artifact: Artifact, panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., runner.Evaluation]:
+    monkeypatch.setattr(runner, "load_panel", lambda *_, **__: panel)
+
+    def run(source: Any = artifact, **arguments: Any) -> runner.Evaluation:
+        return evaluate_artifact(source, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
+
+    return run
+
+
+def test_report_and_grid_are_written(evaluate: Callable[..., runner.Evaluation], artifact: Artifact) -> None:
+    found = evaluate()
+    report = read_report(found.folder / "evaluation.json")
+    assert report == found.report
+    assert report.erasure.digest == artifact.digest
+    assert (report.erasure.state_before, report.erasure.state_after) == ("verified", "verified")
+    assert not report.erasure.transfer
+    assert [row.name for row in report.rows] == [
+        "own name", "synonyms", "implicit", "neighbours", "other concepts", "styles"
+    ]  # fmt: skip
+    assert {row.base.n for row in report.rows} == {2}
+    assert (report.settings.steps, report.settings.picture_size) == (2, (16, 16))
+    assert {"fidelity"} == set(report.not_measured)
+    assert report.attacks == "not measured"
+    with Image.open(found.folder / "grid.png") as grid:
+        assert grid.width > 6 * 128
+
+
+def test_the_erased_pipeline_is_the_one_that_is_drawn(evaluate: Callable[..., runner.Evaluation]) -> None:
+    first = evaluate().measured[0]
+    assert not torch.equal(first.base, first.erased)
+
+
+def test_a_saved_artifact_is_evaluated_the_same(
+    evaluate: Callable[..., runner.Evaluation], artifact: Artifact, tmp_path: Path
+) -> None:
+    folder = save_artifact(artifact, tmp_path / "artifact")
+    assert evaluate(folder).report.rows == evaluate().report.rows
+
+
+def test_an_interrupted_evaluation_resumes_and_leaves_no_report_before(
+    evaluate: Callable[..., runner.Evaluation], tmp_path: Path
+) -> None:
+    drawn: list[str] = []
+
+    def stop(name: str, done: int, total: int) -> None:
+        drawn.append(name)
+        if name == "synonyms" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(progress=stop)
+    assert not (tmp_path / "evaluation.json").exists()
+    kept = set((tmp_path / "pictures").iterdir())
+    assert len(kept) == 6
+    told: dict[str, list[int]] = {}
+    evaluate(progress=lambda name, done, _: told.setdefault(name, []).append(done))
+    assert told["own name"] == [2, 4]
+    assert kept < set((tmp_path / "pictures").iterdir())
+
+
+def test_an_erasure_that_is_not_active_gives_no_report(
+    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    plan = runner.embedded_prompt_plan(artifact.manifest.concepts, n=2)
+    with pytest.raises(ErasureNotActiveError):
+        evaluate_pipelines(
+            Subject(tiny_pipe, tiny_pipe, artifact, "base"),
+            plan=plan,
+            panel=panel,
+            output_dir=tmp_path,
+            settings=SETTINGS,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
+    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    erased = sibling(tiny_pipe)
+    runner.load_erasure(erased, artifact)
+
+    def lose(name: str, done: int, total: int) -> None:
+        if name == "styles" and done == total:
+            with torch.no_grad():
+                erased.unet.conv_in.weight.add_(1)
+
+    with pytest.raises(ErasureNotActiveError):
+        evaluate_pipelines(
+            Subject(tiny_pipe, erased, artifact, "base"),
+            plan=runner.embedded_prompt_plan(artifact.manifest.concepts, n=2),
+            panel=panel,
+            output_dir=tmp_path,
+            settings=SETTINGS,
+            progress=lose,
+        )
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_weights_that_are_nan_are_reported_as_broken(
+    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    """The edited UNet is as it should be, but the autoencoder, which no erasure edits, gives NaN."""
+    erased = sibling(tiny_pipe)
+    runner.load_erasure(erased, artifact)
+    vae = type(tiny_pipe.vae).from_config(tiny_pipe.vae.config)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.fill_(float("nan"))
+    erased.register_modules(vae=vae)
+    found = evaluate_pipelines(
+        Subject(tiny_pipe, erased, artifact, "base"),
+        plan=runner.embedded_prompt_plan(artifact.manifest.concepts, n=2),
+        panel=panel,
+        output_dir=tmp_path,
+        settings=SETTINGS,
+    )
+    assert found.report.verdict is Verdict.BROKEN
+    assert found.report.row("own name").erased.k == 2
+    assert found.report.row("neighbours").erased.k == 0
+
+
+def test_the_own_name_comes_first(
+    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    erased = sibling(tiny_pipe)
+    runner.load_erasure(erased, artifact)
+    plan = PromptPlan(runner.embedded_prompt_plan(artifact.manifest.concepts, n=2).sets[1:], {})
+    with pytest.raises(EvaluationError, match="first prompt set is 'synonyms'; expected 'own name'"):
+        evaluate_pipelines(
+            Subject(tiny_pipe, erased, artifact, "base"), plan=plan, panel=panel, output_dir=tmp_path
+        )
+
+
+def test_a_sibling_shares_components_and_leaves_the_first_alone(
+    artifact: Artifact, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    unet = tiny_pipe.unet
+    erased = sibling(tiny_pipe)
+    assert erased.unet is unet
+    runner.load_erasure(erased, artifact)
+    assert tiny_pipe.unet is unet
+    assert erased.unet is not unet
