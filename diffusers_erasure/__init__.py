@@ -26,16 +26,26 @@ if TYPE_CHECKING:
     from diffusers_erasure.artifacts.verify import verify_erasure as verify_erasure
     from diffusers_erasure.concepts import Concept as Concept
     from diffusers_erasure.concepts import ConceptSet as ConceptSet
+    from diffusers_erasure.embedded import embedded_pipeline as embedded_pipeline
+    from diffusers_erasure.encoders import RobustEncoder as RobustEncoder
+    from diffusers_erasure.encoders import RobustEncoderWithProjection as RobustEncoderWithProjection
     from diffusers_erasure.errors import ErasureError as ErasureError
+    from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline as ErasedStableDiffusionPipeline
+    from diffusers_erasure.pipelines import ErasureLoaderMixin as ErasureLoaderMixin
 
 _MODULES = {
     "Artifact": "diffusers_erasure.artifacts.artifact",
     "Concept": "diffusers_erasure.concepts",
     "ConceptSet": "diffusers_erasure.concepts",
+    "ErasedStableDiffusionPipeline": "diffusers_erasure.pipelines",
     "ErasureError": "diffusers_erasure.errors",
+    "ErasureLoaderMixin": "diffusers_erasure.pipelines",
     "ErasureState": "diffusers_erasure.artifacts.verify",
     # diffusers looks for this base class here when a saved pipeline names a component of ours.
     "PreTrainedModel": "transformers",
+    "RobustEncoder": "diffusers_erasure.encoders",
+    "RobustEncoderWithProjection": "diffusers_erasure.encoders",
+    "embedded_pipeline": "diffusers_erasure.embedded",
     "list_erasures": "diffusers_erasure.artifacts.apply",
     "load_artifact": "diffusers_erasure.artifacts.door",
     "load_erasure": "diffusers_erasure.artifacts.apply",
