@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: EvaluateArguments) -> int:
+    from diffusers_erasure.artifacts.door import load_artifact
     from diffusers_erasure.evaluation.report import Verdict
     from diffusers_erasure.evaluation.runner import (
         GRID_NAME,
@@ -78,17 +79,18 @@ def _evaluate(arguments: EvaluateArguments) -> int:
 
     name = Path(arguments.artifact).name or "artifact"
     folder = arguments.output_dir or Path("outputs") / "evaluations" / name
+    artifact = load_artifact(arguments.artifact)
     note(f"finished pictures are kept in {folder}; an interrupted run goes on from there")
     with progress_display() as report:
         found = evaluate_artifact(
-            arguments.artifact,
+            artifact,
             output_dir=folder,
             base=arguments.pretrained_model_name_or_path,
             judge=arguments.judge,
             settings=EvaluationSettings(
                 n=arguments.n,
                 first_seed=arguments.first_seed,
-                sampling=_sampling(arguments),
+                sampling=_sampling(arguments, artifact.manifest.base.id),
                 batch_size=arguments.batch_size,
             ),
             device=arguments.device,
@@ -103,15 +105,12 @@ def _evaluate(arguments: EvaluateArguments) -> int:
     return 0 if found.report.verdict is Verdict.MEASURED else EXIT_INVALID
 
 
-def _sampling(arguments: EvaluateArguments) -> Sampling | None:
+def _sampling(arguments: EvaluateArguments, base: str) -> Sampling | None:
     """The sampling that was asked for; None leaves it to the base model's defaults."""
-    from diffusers_erasure.artifacts.door import load_artifact
-
     steps, guidance_scale = arguments.num_inference_steps, arguments.guidance_scale
     if steps is None and guidance_scale is None:
         return None
-    model = arguments.pretrained_model_name_or_path or load_artifact(arguments.artifact).manifest.base.id
-    return choose_sampling(model, steps, guidance_scale)
+    return choose_sampling(arguments.pretrained_model_name_or_path or base, steps, guidance_scale)
 
 
 def attach_evaluation(artifact: Path, results: Path, report: EvaluationReport) -> None:

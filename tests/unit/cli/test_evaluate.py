@@ -1,0 +1,68 @@
+"""`evaluate`: a table, a report, a grid, and an exit code that tells a valid measurement from another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.cli.main import main
+from diffusers_erasure.evaluation.report import Verdict, read_report
+
+Captured = pytest.CaptureFixture[str]
+
+
+def run(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments), "--n", "1", "--num_inference_steps", "2"])
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_it_writes_report_and_grid(saved_artifact: Path, tmp_path: Path, capsys: Captured) -> None:
+    results = tmp_path / "results"
+    code = run(saved_artifact, "--output_dir", results)
+    report = read_report(results / "evaluation.json")
+    captured = capsys.readouterr()
+    assert code == (0 if report.verdict is Verdict.MEASURED else 1)
+    assert "own name" in captured.out
+    assert "not measured: attacks" in captured.out
+    assert captured.out.splitlines()[-1] == f"wrote {results / 'grid.png'}"
+    assert "evaluation.json" not in {path.name for path in saved_artifact.iterdir()}
+    assert (report.settings.steps, report.settings.guidance_scale) == (2, 7.5)
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_results_can_be_attached_to_the_artifact(saved_artifact: Path, tmp_path: Path) -> None:
+    before = json.loads((saved_artifact / MANIFEST_NAME).read_text())
+    run(saved_artifact, "--output_dir", tmp_path / "results", "--attach")
+    after = json.loads((saved_artifact / MANIFEST_NAME).read_text())
+    assert set(after["attachments"]) == {"evaluation.json", "grid.png"}
+    assert after["evaluation"]["own name"].endswith("(base 1/1)")
+    assert after["evaluation"]["attacks"] == "not measured"
+    assert after["files"] == before["files"]
+    report = read_report(saved_artifact / "evaluation.json")
+    run(saved_artifact, "--output_dir", tmp_path / "again")
+    assert read_report(tmp_path / "again" / "evaluation.json").erasure.digest == report.erasure.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no/such/folder",), "no/such/folder"),
+        (("org/artifact", "--attach"), "which is no folder here"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_explained(
+    arguments: tuple[str, ...], message: str, capsys: Captured
+) -> None:
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_zero_pictures_are_refused(saved_artifact: Path, capsys: Captured) -> None:
+    assert main(["evaluate", str(saved_artifact), "--n", "0"]) == 2
+    assert "0 pictures per set cannot be drawn" in capsys.readouterr().err
