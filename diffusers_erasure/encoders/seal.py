@@ -99,6 +99,10 @@ class ComponentSeal:
         self.confirm(module)
         return True
 
+    def found(self, module: nn.Module) -> str:
+        """Fingerprint that the module has now, for messages."""
+        return root(leaves(without_added_tokens(component_tensors(module), self.record.rows)))
+
     def confirm(self, module: nn.Module) -> None:
         """Note how the module looks while its weights are known to be the sealed ones."""
         self.quick = quick_fingerprint(module)

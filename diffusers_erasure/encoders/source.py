@@ -80,6 +80,11 @@ class EncoderSource:
         place = self._place
         return f"{place.repo}/{place.subfolder}" if place.subfolder else place.repo
 
+    @property
+    def revision(self) -> str | None:
+        """Commit that the files are read from, once one was fetched; None for a folder."""
+        return None if isinstance(self._place, FolderSource) else self._place.commit or self._place.revision
+
     def has(self, filename: str) -> bool:
         """Whether there is such a file (fetching it, on the Hub)."""
         if isinstance(self._place, FolderSource):

@@ -1,0 +1,60 @@
+"""Looking on while a pipeline draws: the latents have to stay finite, the embeddings those that were checked.
+
+The only door into a running stock pipeline is `callback_on_step_end`. It may also hand in other
+`prompt_embeds`; such embeddings are held to the same rule as those of the call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor
+
+from diffusers_erasure.errors import ErasureBypassError
+
+from .text_path import check_finite
+
+CALLBACK = "callback_on_step_end"
+INPUTS = "callback_on_step_end_tensor_inputs"
+EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds")
+
+
+def watched_call(pipe: Any, call: inspect.BoundArguments, *, check_embeddings: bool) -> None:
+    """Put a look-on around the step callback of a call that is about to be made.
+
+    Args:
+        pipe: Pipeline that will be called.
+        call: Its arguments; changed in place.
+        check_embeddings: Refuse embeddings that a callback hands in and that the pipeline did not make.
+    """
+    inner = call.arguments.get(CALLBACK)
+    if isinstance(inner, PipelineCallback | MultiPipelineCallbacks):
+        call.arguments[INPUTS] = inner.tensor_inputs
+
+    def look_on(running: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen = {name: tensors[name] for name in EMBEDDINGS if isinstance(tensors.get(name), Tensor)}
+        for embeddings in seen.values():
+            pipe.note_own_embeddings(embeddings)
+        latents = tensors.get("latents")
+        changed: dict[str, Any] = (
+            dict(tensors) if inner is None else inner(running, step, timestep, tensors) or {}
+        )
+        if check_embeddings and inner is not None:
+            _check_handed_in(pipe, changed)
+        if step + 1 >= running.num_timesteps and isinstance(latents, Tensor):
+            check_finite(latents, "the latents of the last step")
+        return changed
+
+    call.arguments[CALLBACK] = look_on
+
+
+def _check_handed_in(pipe: Any, changed: dict[str, Any]) -> None:
+    for name in EMBEDDINGS:
+        given = changed.get(name)
+        if isinstance(given, Tensor) and not pipe.owns_embeddings(given):
+            raise ErasureBypassError(
+                f"the step callback handed in other {name}; the erasure lives in the text encoder, which "
+                "such embeddings go around; return those that it was given, or pass allow_foreign_embeds=True"
+            )

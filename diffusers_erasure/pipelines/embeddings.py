@@ -1,0 +1,50 @@
+"""Which prompt embeddings a pipeline made itself.
+
+An erasure that lives in the text encoder is bypassed by embeddings from elsewhere. Every tensor that
+`encode_prompt` computes is noted here, weakly, with the encoder and the erasures that it came from; a tensor
+counts as own while it is that tensor (or a view of it), unchanged, and encoder and erasures are the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where embeddings came from."""
+
+    encoder: weakref.ref[nn.Module]
+    erasures: Hashable
+
+    @classmethod
+    def of(cls, encoder: nn.Module, erasures: Hashable) -> Origin:
+        """The origin of what this encoder computes now."""
+        return cls(weakref.ref(encoder), erasures)
+
+
+_known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def note_own(embeddings: Tensor, origin: Origin) -> None:
+    """Remember that a pipeline computed these embeddings."""
+    _known[embeddings] = (_version(embeddings), origin)
+
+
+def is_own(embeddings: Tensor, origin: Origin) -> bool:
+    """Whether these embeddings, or those they are a view of, come from this origin and are unchanged."""
+    candidates = (embeddings, embeddings._base) if not embeddings.is_inference() else (embeddings,)
+    return any(_noted(candidate) == (_version(embeddings), origin) for candidate in candidates)
+
+
+def _noted(embeddings: Tensor | None) -> object:
+    return None if embeddings is None else _known.get(embeddings)  # type: ignore[no-untyped-call]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

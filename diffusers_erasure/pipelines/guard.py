@@ -1,0 +1,186 @@
+"""Is what must be erased in this pipeline still erased? Asked before every call, in about a millisecond.
+
+Three kinds of components count:
+
+    edited    an artifact was loaded here; the record on the module knows base and changes
+    (`artifacts.verify`) sealed    the weights came erased (a robust encoder, a saved pipeline); the seal
+    knows their fingerprint missing   one of either kind was here and was exchanged for something else
+
+A pipeline that never had an erasure warns once and draws; one that lost its last one refuses.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure, list_erasures
+from diffusers_erasure.artifacts.record import LEDGER_NAME, record_of
+from diffusers_erasure.artifacts.tensors import unwrapped
+from diffusers_erasure.artifacts.verify import (
+    ComponentReport,
+    ErasureState,
+    VerificationReport,
+    guard_erasures,
+    verify_erasure,
+)
+from diffusers_erasure.encoders import EncoderErasure
+from diffusers_erasure.encoders.seal import ComponentSeal, seal_of
+from diffusers_erasure.errors import ErasureNotActiveError
+
+from .session import session_of
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+class ErasureMissingWarning(UserWarning):
+    """An erased pipeline draws without an erasure, or without being verified."""
+
+
+def all_erasures(pipe: Any) -> tuple[AppliedErasure, ...]:
+    """Every erasure of a pipeline: those that its components came with, then those that were loaded."""
+    found: dict[str, AppliedErasure] = {}
+    for part, (_, seal) in sealed_parts(pipe).items():
+        for erasure in seal.erasures:
+            known = found.get(erasure.name)
+            parts = (*known.components, part) if known is not None else (part,)
+            found[erasure.name] = replace(erasure, components=parts)
+    return (*found.values(), *list_erasures(pipe))
+
+
+def sealed_parts(pipe: Any) -> dict[str, tuple[nn.Module, ComponentSeal]]:
+    """Components that came erased: the module that carries the seal (below later edits), and the seal."""
+    found = {}
+    for part in ERASABLE:
+        module = getattr(pipe, part, None)
+        if not isinstance(module, nn.Module):
+            continue
+        record = record_of(module)
+        root = unwrapped(module) if record is None else unwrapped(record.base)
+        seal = seal_of(root)
+        if seal is not None:
+            found[part] = (root, seal)
+    return found
+
+
+def erased_in_text(pipe: Any) -> tuple[AppliedErasure, ...]:
+    """The erasures that live in a text encoder, which foreign embeddings would bypass."""
+    return tuple(erasure for erasure in all_erasures(pipe) if set(erasure.components) & set(TEXT_ENCODERS))
+
+
+def verify_all(pipe: Any, *, name: str | None = None, thorough: bool = True) -> VerificationReport:
+    """One report over everything that must be erased in a pipeline.
+
+    Args:
+        pipe: Any pipeline.
+        name: Only the erasure of this name.
+        thorough: Compare all weights; else only where something moved.
+    """
+    sealed = _sealed_reports(pipe, thorough=thorough)
+    if name is not None:
+        return _verify_named(pipe, name, sealed)
+    if not _has_loaded(pipe):
+        return _report(sealed, ()) if sealed else verify_erasure(pipe)
+    loaded = verify_erasure(pipe) if thorough else guard_erasures(pipe)
+    faulty = any(report.state is not ErasureState.VERIFIED for report in sealed.values())
+    if faulty and loaded.state is ErasureState.VERIFIED:
+        return _report({**loaded.components, **sealed}, loaded.notes)
+    return replace(loaded, components={**sealed, **loaded.components})
+
+
+def _verify_named(pipe: Any, name: str, sealed: dict[str, ComponentReport]) -> VerificationReport:
+    loaded = {erasure.name for erasure in list_erasures(pipe)} | set(vars(pipe).get(LEDGER_NAME, {}))
+    held = [erasure for erasure in all_erasures(pipe) if erasure.name == name]
+    if name in loaded or not held:
+        return verify_erasure(pipe, name=name)
+    return _report({part: sealed[part] for part in held[0].components}, ())
+
+
+def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
+    """Let a call pass only if what must be erased is erased; see the module's text.
+
+    Args:
+        pipe: One of our pipelines.
+        allow_unverified: Draw all the same; it is counted in the pipeline's session, and a warning says so.
+    """
+    session = session_of(pipe)
+    parts = sealed_parts(pipe)
+    session.seals.update({part: seal for part, (_, seal) in parts.items()})
+    if not _has_loaded(pipe) and not session.seals:
+        fault = _without_erasure(pipe)
+    else:
+        session.required = True
+        report = verify_all(pipe, thorough=False)
+        fault = None if report.state is ErasureState.VERIFIED else report.message
+    if fault is None:
+        return
+    if not (allow_unverified or session.allow_unverified):
+        raise ErasureNotActiveError(f"{fault}; or pass allow_unverified=True to draw all the same")
+    session.unverified_calls += 1
+    warnings.warn(f"drawing unverified, as asked: {fault}", ErasureMissingWarning, stacklevel=4)
+
+
+def _without_erasure(pipe: Any) -> str | None:
+    """What is to be said of a pipeline that has no verified erasure; None where that is accepted."""
+    session = session_of(pipe)
+    if session.required:
+        return (
+            "the pipeline was erased, but its last erasure is gone; expected one; load it again with "
+            "pipe.load_erasure(...)"
+        )
+    stated = getattr(getattr(pipe, "text_encoder", None), "erasure", None)
+    if session.waived or isinstance(stated, EncoderErasure):
+        return None
+    if not session.warned:
+        session.warned = True
+        warnings.warn(
+            f"this {type(pipe).__name__} has no erasure and draws everything; load one with "
+            "pipe.load_erasure(...), or make it with from_pretrained(..., require_erasure=False)",
+            ErasureMissingWarning,
+            stacklevel=5,
+        )
+    return None
+
+
+def _has_loaded(pipe: Any) -> bool:
+    return bool(vars(pipe).get(LEDGER_NAME)) or any(
+        record_of(getattr(pipe, part, None)) is not None for part in ERASABLE
+    )
+
+
+def _sealed_reports(pipe: Any, *, thorough: bool) -> dict[str, ComponentReport]:
+    parts = sealed_parts(pipe)
+    expected = {**session_of(pipe).seals, **{part: seal for part, (_, seal) in parts.items()}}
+    reports = {}
+    for part, seal in expected.items():
+        wanted = seal.record.fingerprint
+        if part not in parts:
+            note = "the erased component was exchanged for one that is not; put it back"
+            reports[part] = ComponentReport(ErasureState.ABSENT, wanted, "another component", note)
+        elif seal.holds(parts[part][0], thorough=thorough):
+            reports[part] = ComponentReport(ErasureState.VERIFIED, wanted, wanted)
+        else:
+            found = seal.found(parts[part][0])
+            reports[part] = ComponentReport(ErasureState.MODIFIED, wanted, found, "its weights were changed")
+    return reports
+
+
+def _report(components: dict[str, ComponentReport], notes: tuple[str, ...]) -> VerificationReport:
+    states = {report.state for report in components.values()}
+    state = states.pop() if len(states) == 1 else ErasureState.MODIFIED
+    faults = [
+        f"{part} is {report.state.value}: expected {report.expected[:16]}, found {report.found[:16]} "
+        f"({report.note})"
+        for part, report in components.items()
+        if report.state is not ErasureState.VERIFIED
+    ]
+    if not faults:
+        return VerificationReport(state, components, f"{', '.join(components)} as saved", notes)
+    message = (
+        f"the erasure of this pipeline is {state.value}: {'; '.join(faults)}; undo what changed it (unfuse "
+        "the LoRA, put the component back), or load the pipeline again"
+    )
+    return VerificationReport(state, components, message, notes)

@@ -1,0 +1,345 @@
+"""The mixin that makes a diffusers pipeline an erased one: loading verbs, the guard before each call, saving.
+
+Stateless beside one plain attribute (`session`), like diffusers' own loader mixins; nothing takes part in the
+computation, so what is saved is a stock pipeline. Order of bases: ``class X(ErasureLoaderMixin,
+StockPipeline)``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from diffusers_erasure.artifacts import apply
+from diffusers_erasure.artifacts.apply import AppliedErasure
+from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.record import LEDGER_NAME
+from diffusers_erasure.artifacts.verify import VerificationReport, verify_erasure
+from diffusers_erasure.errors import (
+    ArtifactIntegrityError,
+    ConfigError,
+    ErasureBypassError,
+    ErasureRequiredError,
+)
+
+from .baked import verify_baked
+from .base import unreadable_base
+from .callbacks import watched_call
+from .embeddings import Origin, is_own, note_own
+from .guard import ErasureMissingWarning, all_erasures, check_before_call, erased_in_text, verify_all
+from .opening import HUB_OPTIONS, Opened, open_source
+from .saving import save_pipeline, stock_index
+from .session import SESSION_NAME, session_of
+
+EMBEDDING_ARGUMENTS = ("prompt_embeds", "negative_prompt_embeds")
+ErasureSource = str | Path | Artifact
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline as _PipelineBase
+else:
+    _PipelineBase = object
+
+
+class ErasureLoaderMixin(_PipelineBase):
+    """Adds erasures to a pipeline class; see the module's text."""
+
+    @property
+    def erasures(self) -> tuple[AppliedErasure, ...]:
+        """What is erased here: what the components came with, then what was loaded."""
+        return all_erasures(self)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        erasure: ErasureSource | Sequence[ErasureSource] | None = None,
+        erasure_revision: str | None = None,
+        erasure_subfolder: str | None = None,
+        require_erasure: bool = True,
+        allow_unverified: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load an erased pipeline.
+
+        Args:
+            pretrained_model_name_or_path: A base pipeline (then give `erasure`), an artifact (it names its
+                base), a pipeline that was saved erased, or "embedded".
+            erasure: Artifact, or artifacts, to put on it.
+            erasure_revision: Their revision on the Hub.
+            erasure_subfolder: Their subfolder.
+            require_erasure: False accepts a pipeline without any erasure.
+            allow_unverified: Accept, and draw with, what cannot be verified; kept in the pipeline's session.
+            kwargs: As for the stock pipeline (`dtype`, `revision`, `variant`, `token`, `safety_checker`,
+                ...).
+        """
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        revision = kwargs.pop("revision", None)
+        extra = _as_list(erasure)
+        opened = open_source(
+            pretrained_model_name_or_path,
+            revision=revision if revision is not None or extra else erasure_revision,
+            subfolder=erasure_subfolder,
+            hub_options=hub_options,
+        )
+        if opened.kind == "base" and not extra and require_erasure and not _brings_erasure(kwargs):
+            raise ErasureRequiredError(
+                f"{pretrained_model_name_or_path} is not erased, and no erasure was given; give one with "
+                "erasure='folder or Hub id of an artifact', name an artifact or a pipeline that was saved "
+                "erased instead, or pass require_erasure=False"
+            )
+        pipe = cls._load_stock(opened, kwargs)
+        session = session_of(pipe)
+        session.waived, session.allow_unverified = not require_erasure, allow_unverified
+        if opened.baked is not None:
+            _verify_or_warn(pipe, opened, allow_unverified=allow_unverified)
+        if opened.artifact is not None:
+            pipe.load_erasure(opened.artifact)
+        for source in extra:
+            pipe.load_erasure(source, revision=erasure_revision, subfolder=erasure_subfolder, **hub_options)
+        return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """A pipeline of this class from another one's components, with its erasures.
+
+        Unlike the stock method it keeps the dtype unless one is given: casting would change the other
+        pipeline too, since components are shared.
+        """
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = pipeline.dtype
+        pipe: Self = super().from_pipe(pipeline, **kwargs)
+        if LEDGER_NAME in vars(pipeline):
+            pipe.__dict__[LEDGER_NAME] = dict(vars(pipeline)[LEDGER_NAME])
+        old = session_of(pipeline)
+        pipe.__dict__[SESSION_NAME] = replace(old, seals=dict(old.seals), unverified_calls=0)
+        return pipe
+
+    def load_erasure(
+        self,
+        source: ErasureSource,
+        *,
+        name: str | None = None,
+        scale: float = 1.0,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        **hub_options: Any,
+    ) -> str:
+        """Put an erasure on this pipeline, on top of what is there; returns its name.
+
+        Args:
+            source: Folder, Hub id, or an `Artifact`.
+            name: Name of the erasure here; made from its concepts if not given.
+            scale: Strength; 1 is as trained.
+            subfolder: Folder inside the repository.
+            revision: Branch, tag or commit.
+            hub_options: `token`, `cache_dir`, `local_files_only`, `force_download`.
+        """
+        label = apply.load_erasure(
+            self, source, name=name, scale=scale, subfolder=subfolder, revision=revision, **hub_options
+        )
+        session_of(self).required = True
+        return label
+
+    def unload_erasure(self, name: str | None = None) -> None:
+        """Take off a loaded erasure, or all without a name; the base comes back bit for bit."""
+        _refuse_baked(self, name, "unloaded")
+        apply.unload_erasure(self, name)
+
+    def set_erasure_scale(self, name: str, scale: float) -> None:
+        """Change the strength of a loaded erasure."""
+        _refuse_baked(self, name, "scaled")
+        apply.set_erasure_scale(self, name, scale)
+
+    def verify_erasure(
+        self, source: ErasureSource | None = None, *, name: str | None = None, **options: Any
+    ) -> VerificationReport:
+        """Compare all weights with what they must be.
+
+        Args:
+            source: Artifact that must be there; None checks everything that is erased here.
+            name: Only the erasure of this name.
+            options: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`, with a source.
+        """
+        if source is not None:
+            return verify_erasure(self, source, name=name, **options)
+        return verify_all(self, name=name)
+
+    def __call__(
+        self,
+        *args: Any,
+        allow_unverified: bool = False,
+        allow_foreign_embeds: bool = False,
+        allow_clip_skip: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Draw, as the stock pipeline does, if what must be erased is erased.
+
+        Args:
+            args: As for the stock pipeline.
+            allow_unverified: Draw although the erasure is missing or changed.
+            allow_foreign_embeds: Take `prompt_embeds` that this pipeline did not make, past an erased text
+                encoder.
+            allow_clip_skip: Take states of an earlier layer of an erased text encoder.
+            kwargs: As for the stock pipeline.
+
+        Raises:
+            ErasureNotActiveError: The erasure is missing or was changed.
+            ErasureBypassError: An argument would go around the erasure.
+        """
+        check_before_call(self, allow_unverified=allow_unverified)
+        call = _stock_signature(cast(Any, type(self))).bind(self, *args, **kwargs)
+        given = call.arguments
+        in_text = erased_in_text(self)
+        if in_text and not allow_foreign_embeds:
+            for argument in EMBEDDING_ARGUMENTS:
+                self._refuse_foreign(given.get(argument), argument, in_text)
+        if in_text and given.get("clip_skip") is not None and not allow_clip_skip:
+            _refuse_clip_skip(in_text)
+        watched_call(self, call, check_embeddings=bool(in_text) and not allow_foreign_embeds)
+        return super().__call__(*call.args[1:], **call.kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        *,
+        overwrite: bool = False,
+        allow_unverified: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save as a stock pipeline that is erased for everyone, completely or not at all.
+
+        Args:
+            save_directory: A new or empty folder.
+            safe_serialization: Only True is possible.
+            variant: As for the stock pipeline.
+            max_shard_size: As for the stock pipeline; text encoders are one file always.
+            push_to_hub: Upload it as well; `kwargs` as for `push_to_hub`, `repo_id` is the folder's name by
+                default.
+            overwrite: Replace a pipeline that is already there.
+            allow_unverified: Save although the erasure was changed; then the folder does not say that it is
+                erased.
+            kwargs: For `push_to_hub`.
+        """
+        if not safe_serialization:
+            raise ConfigError(
+                "safe_serialization=False would write pickles; only safetensors is written; leave it True"
+            )
+        stock_save: Callable[..., None] = super().save_pretrained
+        save_pipeline(
+            self,
+            save_directory,
+            lambda folder: stock_save(str(folder), variant=variant, max_shard_size=max_shard_size),
+            overwrite=overwrite,
+            allow_unverified=allow_unverified,
+            variant=variant,
+        )
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": Path(save_directory).name, **kwargs})
+
+    def to_json_string(self) -> str:
+        """The pipeline's index under stock class names, so that every diffusers can load it."""
+        return stock_index(self, super().to_json_string())
+
+    def note_own_embeddings(self, embeddings: Tensor | None) -> None:
+        """Remember embeddings that this pipeline computed, so that they may be passed back in."""
+        encoder = getattr(self, "text_encoder", None)
+        if embeddings is not None and encoder is not None:
+            note_own(embeddings, Origin.of(encoder, erased_in_text(self)))
+
+    def owns_embeddings(self, embeddings: Tensor) -> bool:
+        """Whether this pipeline computed these embeddings, with the encoder and erasures that it has now."""
+        encoder = getattr(self, "text_encoder", None)
+        return encoder is not None and is_own(embeddings, Origin.of(encoder, erased_in_text(self)))
+
+    def _refuse_foreign(self, given: Any, argument: str, erasures: tuple[AppliedErasure, ...]) -> None:
+        if given is None or (isinstance(given, torch.Tensor) and self.owns_embeddings(given)):
+            return
+        names = ", ".join(erasure.name for erasure in erasures)
+        raise ErasureBypassError(
+            f"{argument} was not made by this pipeline's encode_prompt with its present erasures, and the "
+            f"erasure of {names} lives in the text encoder, which such embeddings go around; pass the "
+            "prompt, or what encode_prompt returns, or allow_foreign_embeds=True"
+        )
+
+    @classmethod
+    def _load_stock(cls, opened: Opened, kwargs: dict[str, Any]) -> Self:
+        try:
+            pipe: Self = super().from_pretrained(opened.base, revision=opened.revision, **kwargs)
+        except OSError as error:
+            raise unreadable_base(opened.base, error) from error
+        return pipe
+
+
+def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[ErasureSource]:
+    if erasure is None:
+        return []
+    return [erasure] if isinstance(erasure, str | Path | Artifact) else list(erasure)
+
+
+def _brings_erasure(kwargs: dict[str, Any]) -> bool:
+    """Whether an erased text encoder or UNet was passed as a component."""
+    from diffusers_erasure.artifacts.record import record_of
+    from diffusers_erasure.encoders.seal import seal_of
+
+    parts = (kwargs.get(part) for part in apply.ERASABLE)
+    return any(
+        seal_of(part) is not None or record_of(part) is not None or getattr(part, "erasure", None) is not None
+        for part in parts
+        if isinstance(part, torch.nn.Module)
+    )
+
+
+def _verify_or_warn(pipe: Any, opened: Opened, *, allow_unverified: bool) -> None:
+    if opened.baked is None:
+        return
+    try:
+        verify_baked(pipe, opened.baked, where=opened.base)
+    except ArtifactIntegrityError as error:
+        if not allow_unverified:
+            raise
+        session_of(pipe).required = True
+        warnings.warn(f"loaded unverified, as asked: {error}", ErasureMissingWarning, stacklevel=3)
+
+
+def _refuse_baked(pipe: Any, name: str | None, verb: str) -> None:
+    loaded = {erasure.name for erasure in apply.list_erasures(pipe)} | set(vars(pipe).get(LEDGER_NAME, {}))
+    baked = [erasure.name for erasure in all_erasures(pipe) if erasure.name not in loaded]
+    if name in baked or (name is None and baked and not loaded):
+        raise ConfigError(
+            f"the erasure {name or baked[0]!r} came with the weights and cannot be {verb}: its base is not "
+            "here; load the base pipeline and the artifact instead"
+        )
+
+
+def _refuse_clip_skip(erasures: tuple[AppliedErasure, ...]) -> None:
+    names = ", ".join(erasure.name for erasure in erasures)
+    raise ErasureBypassError(
+        f"clip_skip reads an earlier layer of the text encoder, and the erasure of {names} is trained into "
+        "its last one: earlier layers may show the concept as they always did; leave clip_skip out, or pass "
+        "allow_clip_skip=True"
+    )
+
+
+@cache
+def _stock_signature(pipeline_class: Any) -> inspect.Signature:
+    """Signature of the stock `__call__` that the mixin stands in front of."""
+    for parent in pipeline_class.__mro__:
+        if parent.__module__.startswith("diffusers.") and "__call__" in vars(parent):
+            return inspect.signature(parent.__call__)
+    raise ConfigError(
+        f"{pipeline_class.__name__} has no stock pipeline among its parents; derive it from one"
+    )

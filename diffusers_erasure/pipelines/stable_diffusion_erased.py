@@ -1,0 +1,91 @@
+"""Erased Stable Diffusion 1.x and 2.x: the stock pipelines with the erasure mixin in front."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from .loader import ErasureLoaderMixin
+from .registration import register_pipelines
+from .text_path import check_finite, encode_skipping
+
+PUBLIC_MODULE = "diffusers_erasure"
+FAMILY = "stable-diffusion-erased"
+
+
+class ErasedTextPath(ErasureLoaderMixin):
+    """The text path that all SD 1.x and 2.x tasks share."""
+
+    def encode_prompt(  # noqa: PLR0913, PLR0917 - the stock method's arguments
+        self,
+        prompt: str | list[str] | None,
+        device: torch.device,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode prompts as the stock pipeline does; what is computed here may be passed to a call later.
+
+        `clip_skip` works (in stock diffusers 0.42 it raises with transformers 5.6 and later).
+
+        Args:
+            prompt: One prompt or a batch.
+            device: Where to compute.
+            num_images_per_prompt: Copies of each prompt's states.
+            do_classifier_free_guidance: Whether negative states are needed.
+            negative_prompt: Prompt or batch to guide away from.
+            prompt_embeds: States in place of `prompt`.
+            negative_prompt_embeds: States in place of `negative_prompt`.
+            lora_scale: Strength of a LoRA on the text encoder.
+            clip_skip: Layers to leave out at the end; the negative prompt is encoded in full, as in stock.
+
+        Returns:
+            Prompt states and negative states, each `(batch * num_images_per_prompt, tokens, width)`.
+        """
+        own = prompt_embeds is None or self.owns_embeddings(prompt_embeds)
+        own_negative = negative_prompt_embeds is None or self.owns_embeddings(negative_prompt_embeds)
+        if clip_skip is not None and prompt_embeds is None and prompt is not None:
+            prompt_embeds = encode_skipping(self, prompt, device, clip_skip=clip_skip, lora_scale=lora_scale)
+        states, negative = super().encode_prompt(
+            prompt,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            lora_scale=lora_scale,
+        )
+        check_finite(states, "the states of the prompt")
+        if own:
+            self.note_own_embeddings(states)
+        if own_negative:
+            self.note_own_embeddings(negative)
+        return states, negative
+
+    def run_safety_checker(self, image: Any, device: Any, dtype: Any) -> Any:
+        """Refuse a picture that is not finite before anything turns it black; then as stock."""
+        if isinstance(image, Tensor):
+            check_finite(image, "the decoded picture")
+        return super().run_safety_checker(image, device, dtype)
+
+
+class ErasedStableDiffusionPipeline(ErasedTextPath, StableDiffusionPipeline):
+    """`StableDiffusionPipeline` that draws only while what must be erased is erased.
+
+    ```python
+    pipe = ErasedStableDiffusionPipeline.from_pretrained("org/base", erasure="org/church-uce")
+    pipe = ErasedStableDiffusionPipeline.from_pretrained("org/church-uce")  # the artifact names its base
+    ```
+    """
+
+
+ErasedStableDiffusionPipeline.__module__ = PUBLIC_MODULE
+register_pipelines(FAMILY, {"text2image": ErasedStableDiffusionPipeline})
