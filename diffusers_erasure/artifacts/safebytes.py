@@ -110,9 +110,8 @@ def check_table(entries: Mapping[str, Entry], expected: Iterable[TensorSpec], *,
     missing, extra = sorted(set(wanted) - set(entries)), sorted(set(entries) - set(wanted))
     if missing or extra:
         raise ArtifactMismatchError(
-            f"{origin} has other tensors than its manifest: {_count(missing)} missing, {_count(extra)} "
-            "unexpected; "
-            f"expected {len(wanted)}, found {len(entries)}; {_REPAIR}"
+            f"{origin} has other tensors than its manifest: {len(missing)} missing{_first(missing)}, "
+            f"{len(extra)} unexpected{_first(extra)}; expected {len(wanted)}, found {len(entries)}; {_REPAIR}"
         )
     for name, spec in wanted.items():
         found = entries[name].spec
@@ -198,8 +197,8 @@ def _tensor(data: bytearray, offset: int, entry: Entry) -> Tensor:
     return torch.frombuffer(data, dtype=dtype, count=count, offset=start).reshape(entry.spec.shape)
 
 
-def _count(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(repr(name) for name in names[:5])})" if names else "0"
+def _first(names: list[str]) -> str:
+    return f" ({', '.join(repr(name) for name in names[:5])})" if names else ""
 
 
 def _refuse(origin: str, found: str, expected: str) -> NoReturn:

@@ -115,8 +115,8 @@ def verify_erasure(
     if not wanted:
         return VerificationReport(
             ErasureState.ABSENT,
-            message="no erasure was loaded into this pipeline; expected one; call load_erasure(pipe, ...), or pass the "
-            "artifact that the weights should be compared with",
+            message="no erasure was loaded into this pipeline; expected one; call load_erasure(pipe, ...), "
+            "or pass the artifact that the weights should be compared with",
         )
     return _report(pipe, wanted)
 
@@ -218,7 +218,8 @@ def _recorded(
     if applied.scale == 0:
         return ComponentReport(ErasureState.ABSENT, found.expected, found.found, "its scale is 0")
     alone = len(record.erasures) == 1 and applied.scale == 1 and not applied.transfer
-    if alone and not added_names(module):
+    offloaded = any(parameter.is_meta for parameter in module.parameters())
+    if alone and not offloaded and not added_names(module):
         share = canary_distance(part, module, artifact)
         if share > 1:
             note = f"the weights are right, but the answer to the canary is {share:.3g} times too far"

@@ -1,0 +1,81 @@
+"""List the artifacts in a folder and below it.
+
+The methods that can train one are listed by `diffusers-erasure train --help`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from diffusers_erasure.errors import ArtifactError, ArtifactNotFoundError
+
+from .inspect import size
+
+MAX_DEPTH = 6
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Where to look."""
+
+    folder: tyro.conf.Positional[Path] = Path()
+    """folder to look in, and below"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `diffusers-erasure list`."""
+    config = tyro.cli(ListConfig, args=list(argv), prog="diffusers-erasure list", description=__doc__)
+    if not config.folder.is_dir():
+        raise ArtifactNotFoundError(
+            f"there is no folder {config.folder}; expected one that holds artifacts; give its path"
+        )
+    console = Console()
+    table = Table("folder", "method", "concepts", "components", "size", "evaluated", "digest")
+    for path in sorted(find_manifests(config.folder)):
+        table.add_row(*map(escape, _row(path, config.folder)))
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(
+            f"no artifacts in {config.folder}; `diffusers-erasure train --help` lists the methods to make one"
+        )
+    return 0
+
+
+def find_manifests(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Manifests in a folder and below; hidden folders and links to folders are left out."""
+    if (folder / MANIFEST_NAME).is_file():
+        yield folder / MANIFEST_NAME
+    if depth < MAX_DEPTH:
+        for below in folder.iterdir():
+            if below.is_dir() and not below.is_symlink() and not below.name.startswith("."):
+                yield from find_manifests(below, depth + 1)
+
+
+def _row(path: Path, root: Path) -> tuple[str, ...]:
+    where = str(path.parent.relative_to(root))
+    try:
+        manifest = _read(path)
+    except ArtifactError as error:
+        return (where, f"unreadable: {type(error).__name__}", "", "", "", "", "")
+    specs = manifest.components.values()
+    return (
+        where,
+        manifest.method,
+        ", ".join(manifest.concept_names),
+        ", ".join(manifest.components),
+        size(sum(tensor.num_bytes for spec in specs for tensor in spec.tensors)),
+        "yes" if manifest.evaluation else "no",
+        manifest.digest[:12],
+    )
+
+
+def _read(path: Path) -> Manifest:
+    with path.open("rb") as file:
+        return parse_manifest(file.read(MAX_MANIFEST_BYTES + 1), origin=str(path))
