@@ -48,7 +48,18 @@ def all_erasures(pipe: Any) -> tuple[AppliedErasure, ...]:
             known = found.get(erasure.name)
             parts = (*known.components, part) if known is not None else (part,)
             found[erasure.name] = replace(erasure, components=parts)
-    return (*found.values(), *list_erasures(pipe))
+    return (*found.values(), *_unverified(pipe), *list_erasures(pipe))
+
+
+def _unverified(pipe: Any) -> list[AppliedErasure]:
+    """Erasures of encoders that were loaded unverified, as was asked for: stated, not known."""
+    found = []
+    for part in TEXT_ENCODERS:
+        module = getattr(pipe, part, None)
+        stated = getattr(module, "erasure", None)
+        if isinstance(stated, EncoderErasure) and seal_of(module) is None:
+            found.append(stated.applied("unverified", part))
+    return found
 
 
 def sealed_parts(pipe: Any) -> dict[str, tuple[nn.Module, ComponentSeal]]:
