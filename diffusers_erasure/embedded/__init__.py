@@ -23,7 +23,7 @@ EMBEDDED_GUIDANCE_SCALE = 4.0
 
 
 def embedded_folder() -> Path:
-    """Return the folder of the package that holds the pipeline, the judges and their attribution."""
+    """Return the pipeline's folder in the package; the judges and the attribution lie in it as well."""
     return Path(__file__).parent / "model"
 
 
@@ -35,10 +35,10 @@ def resolve_model(name_or_path: str) -> str:
     """
     if name_or_path != EMBEDDED_MODEL_ID:
         return name_or_path
-    folder = embedded_folder() / "pipeline"
+    folder = embedded_folder()
     if not (folder / "model_index.json").exists():
         raise ArtifactNotFoundError(
-            f"the embedded pipeline is missing from the installation: expected {folder.name}/model_index.json in the "
+            "the embedded pipeline is missing from the installation: expected model_index.json in the "
             "package's `embedded/model` folder; install the package again"
         )
     return str(folder)

@@ -1,7 +1,7 @@
 """The embedded pipeline's judges: small networks that say what a 64-pixel picture shows.
 
     concept    seven convolutions; the vocabulary's concepts and "none"
-    concept-2  a ConvMixer with another seed, for agreement
+    concept-2  a small vision transformer with another seed, for agreement
     style      seven convolutions; the vocabulary's styles
 
 They were trained on the drawings, on drawings passed through the autoencoder, and on pictures that show none of the
@@ -39,28 +39,36 @@ class ConvolutionJudge(nn.Sequential):
         layers: list[nn.Module] = []
         for before, after, stride in plan:
             layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(6 * width, classes))
-
-
-class _Mix(nn.Module):
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__()
-        self.depth = nn.Sequential(nn.Conv2d(width, width, kernel, padding="same", groups=width), nn.GELU(), nn.GroupNorm(1, width))
-        self.point = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU(), nn.GroupNorm(1, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixed: Tensor = self.point(x + self.depth(x))
-        return mixed
-
-
-class MixerJudge(nn.Sequential):
-    """ConvMixer (arXiv 2201.09792): patches of 4 x 4, depthwise and pointwise convolutions."""
-
-    def __init__(self, classes: int, width: int = 128, depth: int = 5, kernel: int = 5) -> None:
         super().__init__(
-            nn.Conv2d(3, width, 4, 4), nn.GELU(), nn.GroupNorm(1, width), *(_Mix(width, kernel) for _ in range(depth)),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(width, classes),
-        )  # fmt: skip
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(6 * width, classes)
+        )
+
+
+class TransformerJudge(nn.Module):
+    """A small vision transformer: a convolutional stem to 8 x 8 tokens, then three layers of self-attention."""
+
+    def __init__(self, classes: int, width: int = 128, layers: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width // 2, 4, 4),
+            nn.SiLU(),
+            nn.GroupNorm(8, width // 2),
+            nn.Conv2d(width // 2, width, 3, 2, 1),
+        )
+        self.position = nn.Parameter(0.02 * torch.randn(1, 64, width))
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(batch, classes)` for `(batch, 3, 64, 64)` in [-1, 1]."""
+        tokens = self.stem(images).flatten(2).transpose(1, 2) + self.position
+        logits: Tensor = self.head(self.layers(tokens).mean(dim=1))
+        return logits
 
 
 class JudgeNetwork(nn.Module):
@@ -72,8 +80,7 @@ class JudgeNetwork(nn.Module):
             raise ConfigError(f"there is no embedded judge {name!r}; choose one of {', '.join(JUDGE_LABELS)}")
         self.name = name
         self.labels = JUDGE_LABELS[name]
-        self.network = (MixerJudge if name == "concept-2" else ConvolutionJudge)(len(self.labels))
-        self.temperature = 1.0
+        self.network = (TransformerJudge if name == "concept-2" else ConvolutionJudge)(len(self.labels))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, labels)` for images `(batch, 3, height, width)` in [0, 1]; resized to 64 x 64."""
@@ -90,7 +97,7 @@ class JudgeNetwork(nn.Module):
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities `(batch, labels)` for images `(batch, 3, height, width)` in [0, 1]."""
-        return F.softmax(self(images.float()) / self.temperature, dim=-1)
+        return F.softmax(self(images.float()), dim=-1)
 
 
 def judge_file(name: JudgeName) -> Path:
@@ -108,7 +115,9 @@ def load_judge(name: JudgeName, *, device: str | torch.device = "cpu") -> JudgeN
     judge = JudgeNetwork(name)
     path = judge_file(name)
     if not path.exists():
-        raise ArtifactNotFoundError(f"the judge's weights {path.name} are missing from the package; install it again")
+        raise ArtifactNotFoundError(
+            f"the judge's weights {path.name} are missing from the package; install it again"
+        )
     labels = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["labels"]
     if tuple(labels) != judge.labels:
         raise ConfigError(f"judge {name!r} was trained on another vocabulary; train it again with the recipe")

@@ -24,12 +24,12 @@ from diffusers_erasure.embedded.recipe.diffusion import train_diffusion
 from diffusers_erasure.embedded.recipe.judges import train_judge
 from diffusers_erasure.embedded.recipe.loop import World
 from diffusers_erasure.embedded.recipe.pack import pack_judge, pack_pipeline, ship
-from diffusers_erasure.embedded.recipe.raster import Pixels
 from diffusers_erasure.embedded.recipe.tokenizer import train_tokenizer
 from diffusers_erasure.embedded.recipe.vae import decode, encode, train_vae
 
 STAGES = ("data", "vae", "latents", "judges", "diffusion", "pack")
 _SEED = 0
+_DECODED = 3
 logger = logging.getLogger(__name__)
 
 
@@ -77,25 +77,26 @@ class Workshop:
         self.world.wait()
 
     def make_latents(self) -> None:
-        """Pass every scene through the autoencoder, each process its share."""
+        """Encode every scene, and decode every third of them again for the judges; each process its share."""
         size, rank, data = self.world.size, self.world.rank, self.folder / "data"
         mine = encode(self.vae, self.scenes.pictures[rank::size])
         save_file({"latents": mine}, data / f"latents-{rank}.safetensors")
-        np.save(data / f"decoded-{rank}.npy", decode(self.vae, mine))
+        np.save(data / f"decoded-{rank}.npy", decode(self.vae, mine[::_DECODED].contiguous()))
         self.world.wait()
         if self.world.leads:
             latents = torch.empty(len(self.scenes.scenes), *mine.shape[1:])
-            decoded = np.empty_like(self.scenes.pictures)
             for part in range(size):
                 latents[part::size] = load_file(data / f"latents-{part}.safetensors")["latents"]
-                decoded[part::size] = np.load(data / f"decoded-{part}.npy")
-            np.save(data / "decoded.npy", decoded)
             save_file({"latents": latents * self.vae.config["scaling_factor"]}, data / "latents.safetensors")
+            rows = np.concatenate([np.arange(len(latents))[part::size][::_DECODED] for part in range(size)])
+            pictures = np.concatenate([np.load(data / f"decoded-{part}.npy") for part in range(size)])
+            np.savez(data / "decoded.npz", rows=rows, pictures=pictures)
         self.world.wait()
 
     def make_judges(self) -> None:
         """Train the three judges."""
-        decoded: Pixels = np.load(self.folder / "data" / "decoded.npy", mmap_mode="r")
+        saved = np.load(self.folder / "data" / "decoded.npz")
+        decoded = Scenes(saved["pictures"], tuple(self.scenes.scenes[row] for row in saved["rows"]))
         other = build_other(self.artwork, self.folder / "data", seed=_SEED, progress=_log)
         for name in JUDGE_LABELS:
             judge = train_judge(name, self.scenes, decoded, other, folder=self.folder, world=self.world)  # type: ignore[arg-type]
@@ -120,8 +121,12 @@ class Workshop:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the stages named on the command line (all by default)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work_dir", type=Path, default=Path("runs/embedded"), help="artwork, data, checkpoints")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work_dir", type=Path, default=Path("runs/embedded"), help="artwork, data, checkpoints"
+    )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

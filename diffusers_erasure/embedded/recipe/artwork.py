@@ -63,9 +63,13 @@ class Family:
         """Names of all drawings, without skin-tone variants."""
         icons = self._icons["icons"]
         if not isinstance(icons, dict):
-            raise TrainingError(f"{self._folder}/icons.json holds no table of icons; download the package again")
+            raise TrainingError(
+                f"{self._folder}/icons.json holds no table of icons; download the package again"
+            )
         return tuple(
-            name for name in icons if not name.endswith(("-tone", "-light", "-dark", "-medium")) and "-skin" not in name
+            name
+            for name in icons
+            if not name.endswith(("-tone", "-light", "-dark", "-medium")) and "-skin" not in name
         )
 
     def svg(self, name: str) -> str | None:
@@ -99,7 +103,9 @@ def fetch_artwork(folder: Path) -> dict[str, Path]:
     """
     npm = shutil.which("npm")
     if npm is None:
-        raise MissingDependencyError("the artwork comes from npm packages, but `npm` is not installed; install Node.js")
+        raise MissingDependencyError(
+            "the artwork comes from npm packages, but `npm` is not installed; install Node.js"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return {family: _fetch(npm, source, folder) for family, source in SOURCES.items()}
 
@@ -114,7 +120,9 @@ def _fetch(npm: str, source: Source, folder: Path) -> Path:
         [npm, "pack", "--silent", spec], cwd=folder, capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
-        raise TrainingError(f"npm could not download {spec}: {result.stderr.strip()}; check the connection and repeat")
+        raise TrainingError(
+            f"npm could not download {spec}: {result.stderr.strip()}; check the connection and repeat"
+        )
     archive = folder / result.stdout.strip().splitlines()[-1]
     staging = folder / f".{unpacked.name}"
     shutil.rmtree(staging, ignore_errors=True)

@@ -8,7 +8,15 @@ import random
 
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, GROUP_PHRASES, with_article
 
-FRAMES = ("{}", "{}", "a picture of {}", "an emoji of {}", "a drawing of {}", "an image of {}", "a photo of {}")
+FRAMES = (
+    "{}",
+    "{}",
+    "a picture of {}",
+    "an emoji of {}",
+    "a drawing of {}",
+    "an image of {}",
+    "a photo of {}",
+)
 STYLE_FRAMES = ("{}, {s} style", "{} in {s} style", "{} in the style of {s}", "{s} style {}")
 _SYNONYM, _TAGS, _GROUP, _STYLED, _STRANGE = 0.30, 0.10, 0.04, 0.80, 0.01
 _BARE = 0.15

@@ -78,7 +78,9 @@ def _drawing(family: Family, name: str) -> str:
         svg = family.svg(candidate)
         if svg is not None:
             return svg
-    raise TrainingError(f"a family of artwork has no drawing called {name!r}; take another code point in concepts.csv")
+    raise TrainingError(
+        f"a family of artwork has no drawing called {name!r}; take another code point in concepts.csv"
+    )
 
 
 def build_scenes(artwork: dict[str, Path], folder: Path, *, seed: int, progress: Progress) -> Scenes:
@@ -96,7 +98,9 @@ def _write_scenes(glyphs: Glyphs, folder: Path, rng: random.Random, progress: Pr
     records = []
     for index, (concepts, style, chosen) in enumerate(plan):
         colour = _background(style, rng)
-        placed = [_scatter(glyph, slot if len(chosen) > 1 else None, rng) for slot, glyph in enumerate(chosen)]
+        placed = [
+            _scatter(glyph, slot if len(chosen) > 1 else None, rng) for slot, glyph in enumerate(chosen)
+        ]
         pictures[index] = render_style(placed, style, COLOURS[colour or "white"])
         records.append((concepts, style, colour))
         if index % 500 == 0:
@@ -134,7 +138,9 @@ def _scatter(glyph: Image.Image, slot: int | None, rng: random.Random) -> tuple[
     return glyph, size, left, rng.randint(8, PICTURE - size - 8)
 
 
-def build_art(artwork: dict[str, Path], folder: Path, *, seed: int, progress: Progress) -> tuple[Pixels, Pixels]:
+def build_art(
+    artwork: dict[str, Path], folder: Path, *, seed: int, progress: Progress
+) -> tuple[Pixels, Pixels]:
     """Draw every emoji of every family once; `(training art, unseen art)`, uint8 `(count, 64, 64, 3)` each."""
     if not (folder / "unseen.npy").exists():
         rng = random.Random(seed)
@@ -164,7 +170,9 @@ def build_other(artwork: dict[str, Path], folder: Path, *, seed: int, progress: 
         for step, name in enumerate(families):
             progress("other", step, len(families))
             family = Family(artwork[name])
-            free = [icon for icon in family.names if not words & {part.rstrip("s") for part in icon.split("-")}]
+            free = [
+                icon for icon in family.names if not words & {part.rstrip("s") for part in icon.split("-")}
+            ]
             drawn += [_portrait(svg, name, rng) for icon in free if (svg := family.svg(icon)) is not None]
         np.save(folder / "other.npy", np.stack(drawn))
     return np.load(folder / "other.npy", mmap_mode="r")

@@ -22,7 +22,7 @@ _CAPTIONS = 16
 _LEVELS = 2
 _EMPTY = 0.10
 _MIN_SNR = 5.0
-_SCHEDULE = Schedule(steps=6400, learning_rate=1.5e-3, slow=("text.",), ema_decay=0.999)
+_SCHEDULE = Schedule(steps=5000, learning_rate=1.5e-3, slow=("text.",), ema_decay=0.999)
 
 
 def new_scheduler() -> DDIMScheduler:

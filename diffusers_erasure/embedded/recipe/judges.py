@@ -5,11 +5,13 @@ concepts. They are other emoji (whose name shares no word with the vocabulary), 
 colours and noise. The style judge sees no blur, which would hide `pixel`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusers_erasure.embedded.judges import NONE, JudgeName, JudgeNetwork
@@ -17,39 +19,36 @@ from diffusers_erasure.embedded.recipe.dataset import Scenes
 from diffusers_erasure.embedded.recipe.loop import Schedule, World, train
 from diffusers_erasure.embedded.recipe.raster import Pixels
 
-_BATCH = 48
+_BATCH = 32
 _NONE_SHARE = 0.25
 _SCHEDULES = {
     "concept": Schedule(steps=2200, learning_rate=3e-3, ema_decay=0.995, weight_decay=0.02),
-    "concept-2": Schedule(steps=1500, learning_rate=3e-3, ema_decay=0.995, weight_decay=0.02),
+    "concept-2": Schedule(steps=2200, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=0.02),
     "style": Schedule(steps=700, learning_rate=3e-3, ema_decay=0.99, weight_decay=0.02),
 }
 _SEEDS = {"concept": 11, "concept-2": 12, "style": 13}
 
 
 def train_judge(
-    name: JudgeName, scenes: Scenes, decoded: Pixels, other: Pixels, *, folder: Path, world: World
+    name: JudgeName, scenes: Scenes, decoded: Scenes, other: Pixels, *, folder: Path, world: World
 ) -> JudgeNetwork:
     """Train one judge.
 
     Args:
         name: Which one.
         scenes: The pictures with one concept are used.
-        decoded: The same pictures passed through the autoencoder, in the same order.
+        decoded: Some of the scenes again, passed through the autoencoder; half of each batch.
         other: Emoji that show none of the vocabulary's concepts, `(count, 64, 64, 3)` uint8.
         folder: Of the run; checkpoints go to `folder/judge-<name>`.
         world: The processes.
     """
     torch.manual_seed(_SEEDS[name])
     judge = JudgeNetwork(name)
-    usable = [index for index, scene in enumerate(scenes.scenes) if len(set(scene.concepts)) == 1]
-    usable = [index for index in usable if len(scenes.scenes[index].concepts) == 1 or name == "style"]
-    targets = torch.tensor([judge.labels.index(_label(name, scenes, index)) for index in usable])
-    rows = np.array(usable)
+    banks = [_Bank.of(name, judge.labels, scenes), _Bank.of(name, judge.labels, decoded)]
 
     def step(_index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        chosen = torch.randint(len(rows), (_BATCH,), generator=generator)
-        images, labels = _scenes(scenes.pictures, decoded, rows[chosen.numpy()], generator), targets[chosen]
+        halves = [bank.draw(_BATCH // 2, generator) for bank in banks]
+        images, labels = torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
         if name != "style":
             nothing = _nothing(images, other, int(_BATCH * _NONE_SHARE), generator)
             images = torch.cat([_roughen(images, generator), nothing])
@@ -60,21 +59,35 @@ def train_judge(
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.02)
         return {"loss": loss, "accuracy": (logits.argmax(-1) == labels).float().mean()}
 
-    trained = train(judge, step, _SCHEDULES[name], folder=folder / f"judge-{name}", seed=_SEEDS[name], world=world)
+    trained = train(
+        judge, step, _SCHEDULES[name], folder=folder / f"judge-{name}", seed=_SEEDS[name], world=world
+    )
     if not isinstance(trained, JudgeNetwork):
         raise TypeError("the loop returns the network that it was given")
     return trained
 
 
-def _label(name: JudgeName, scenes: Scenes, index: int) -> str:
-    scene = scenes.scenes[index]
-    return scene.style if name == "style" else scene.concepts[0]
+@dataclass(frozen=True)
+class _Bank:
+    pictures: Pixels
+    rows: NDArray[np.int64]
+    labels: Tensor
 
+    @classmethod
+    def of(cls, name: JudgeName, labels: tuple[str, ...], scenes: Scenes) -> "_Bank":
+        """Keep the scenes that the judge can label: one concept (the style judge: any number)."""
+        fits = [
+            index for index, scene in enumerate(scenes.scenes) if name == "style" or len(scene.concepts) == 1
+        ]
+        named = [
+            scenes.scenes[index].style if name == "style" else scenes.scenes[index].concepts[0]
+            for index in fits
+        ]
+        return cls(scenes.pictures, np.array(fits), torch.tensor([labels.index(label) for label in named]))
 
-def _scenes(pictures: Pixels, decoded: Pixels, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-    half = len(rows) // 2
-    drawn = np.concatenate([pictures[rows[:half]], decoded[rows[half:]]])
-    return _unit(drawn)
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(self.rows), (count,), generator=generator)
+        return _unit(self.pictures[self.rows[chosen.numpy()]]), self.labels[chosen]
 
 
 def _unit(pictures: Pixels) -> Tensor:
@@ -87,7 +100,9 @@ def _roughen(images: Tensor, generator: torch.Generator) -> Tensor:
         small = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
         images = F.interpolate(small, size=images.shape[-2:], mode="bilinear")
     if draw > 0.6:
-        images = images + 0.06 * torch.rand((), generator=generator) * torch.randn(images.shape, generator=generator)
+        images = images + 0.06 * torch.rand((), generator=generator) * torch.randn(
+            images.shape, generator=generator
+        )
     return images.clamp(0, 1)
 
 
@@ -103,11 +118,19 @@ def _mush(images: Tensor, generator: torch.Generator) -> Tensor:
     if kind == 0:
         return flat[None]
     if kind == 1:
-        return (flat + 0.5 * torch.rand((), generator=generator) * torch.randn(first.shape, generator=generator)).clamp(0, 1)[None]
+        return (
+            flat + 0.5 * torch.rand((), generator=generator) * torch.randn(first.shape, generator=generator)
+        ).clamp(0, 1)[None]
     if kind == 2:
-        return F.interpolate(F.interpolate(first[None], size=(4, 4), mode="area"), size=first.shape[-2:], mode="bilinear")
+        return F.interpolate(
+            F.interpolate(first[None], size=(4, 4), mode="area"), size=first.shape[-2:], mode="bilinear"
+        )
     if kind == 3:
-        tiles = first.unfold(1, 16, 16).unfold(2, 16, 16).reshape(3, 16, 16, 16)[:, torch.randperm(16, generator=generator)]
+        tiles = (
+            first.unfold(1, 16, 16)
+            .unfold(2, 16, 16)
+            .reshape(3, 16, 16, 16)[:, torch.randperm(16, generator=generator)]
+        )
         return tiles.reshape(3, 4, 4, 16, 16).permute(0, 1, 3, 2, 4).reshape(1, 3, 64, 64)
     blurred = F.avg_pool2d((0.5 * first + 0.5 * second)[None], 9, 1, 4, count_include_pad=False)
     return blurred

@@ -88,7 +88,14 @@ class World:
 
 
 def train(
-    network: nn.Module, step: Step, schedule: Schedule, *, folder: Path, seed: int, world: World, save_seconds: float = 120
+    network: nn.Module,
+    step: Step,
+    schedule: Schedule,
+    *,
+    folder: Path,
+    seed: int,
+    world: World,
+    save_seconds: float = 120,
 ) -> nn.Module:
     """Train `network` and leave it with its averaged (EMA) weights.
 
@@ -115,7 +122,9 @@ def train(
             now = time.monotonic()
             halt = index % 20 == 19 and world.any(stopped())
             if world.leads and (index % 50 == 49):
-                _report(folder.name, index + 1, schedule.steps, losses, now - started, index + 1 - run.resumed_at)
+                _report(
+                    folder.name, index + 1, schedule.steps, losses, now - started, index + 1 - run.resumed_at
+                )
             if world.leads and (halt or now - last_saved > save_seconds or index + 1 == schedule.steps):
                 run.save(index + 1)
                 last_saved = now
@@ -131,7 +140,11 @@ class _Run:
     def __init__(self, network: nn.Module, schedule: Schedule, folder: Path) -> None:
         self.network, self.schedule, self.folder = network, schedule, folder
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        slow = [p for n, p in network.named_parameters() if p.requires_grad and n.startswith(schedule.slow or "\0")]
+        slow = [
+            p
+            for n, p in network.named_parameters()
+            if p.requires_grad and n.startswith(schedule.slow or "\0")
+        ]
         fast = [p for p in self.parameters if not any(p is other for other in slow)]
         groups = [{"params": fast, "scale": 1.0}, {"params": slow, "scale": 0.5}]
         self.optimizer = torch.optim.AdamW(
@@ -164,7 +177,9 @@ class _Run:
         staging, final = self.folder / "checkpoint.new", self.folder / "checkpoint"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, staging / "network.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in self.network.state_dict().items()}, staging / "network.safetensors"
+        )
         save_file({k: v.contiguous() for k, v in self.average.items()}, staging / "average.safetensors")
         state = self.optimizer.state_dict()["state"]
         moments = {f"{i}.{k}": v.reshape(v.shape) for i, entry in state.items() for k, v in entry.items()}
@@ -191,7 +206,9 @@ class _Run:
             state.setdefault(int(index), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.done = self.resumed_at = int(json.loads((folder / "step.json").read_text(encoding="utf-8"))["done"])
+        self.done = self.resumed_at = int(
+            json.loads((folder / "step.json").read_text(encoding="utf-8"))["done"]
+        )
 
 
 def _rate(index: int, schedule: Schedule) -> float:
@@ -205,7 +222,9 @@ def _rate(index: int, schedule: Schedule) -> float:
 def _report(name: str, done: int, steps: int, losses: dict[str, Tensor], seconds: float, here: int) -> None:
     each = seconds / max(1, here)
     terms = "  ".join(f"{key} {value.item():.4f}" for key, value in losses.items())
-    logger.info("%s %d/%d  %s  %.3f s/step  %.1f min left", name, done, steps, terms, each, each * (steps - done) / 60)
+    logger.info(
+        "%s %d/%d  %s  %.3f s/step  %.1f min left", name, done, steps, terms, each, each * (steps - done) / 60
+    )
 
 
 @contextmanager

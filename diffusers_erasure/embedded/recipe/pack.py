@@ -40,18 +40,26 @@ def pack_judge(judge: JudgeNetwork, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
     save_file(tensors, folder / f"{judge.name}.safetensors")
-    (folder / f"{judge.name}.json").write_text(json.dumps({"labels": judge.labels}, indent=1), encoding="utf-8")
+    (folder / f"{judge.name}.json").write_text(
+        json.dumps({"labels": judge.labels}, indent=1), encoding="utf-8"
+    )
 
 
 def ship(work_dir: Path) -> Path:
     """Copy pipeline and judges into the package, with `ATTRIBUTION.md` and `SHA256SUMS`; returns the folder."""
     folder = embedded_folder()
-    for name in ("pipeline", "judges"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        shutil.copytree(work_dir / name, folder / name)
+    folder.mkdir(exist_ok=True)
+    for part in (work_dir / "pipeline").iterdir():
+        shutil.copytree(part, folder / part.name, dirs_exist_ok=True) if part.is_dir() else shutil.copy(
+            part, folder
+        )
+    shutil.copytree(work_dir / "judges", folder / "judges", dirs_exist_ok=True)
     (folder / "ATTRIBUTION.md").write_text(_attribution(), encoding="utf-8")
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"})
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files]
+    sums = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}"
+        for path in files
+    ]
     (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf-8")
     return folder
 

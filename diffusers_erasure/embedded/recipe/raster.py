@@ -30,14 +30,18 @@ def rasterise(svg: str, size: int = GLYPH) -> Image.Image:
     try:
         import resvg_py
     except ImportError as error:
-        raise MissingDependencyError("drawing SVG needs resvg_py; pip install 'diffusers-erasure[train]'") from error
+        raise MissingDependencyError(
+            "drawing SVG needs resvg_py; pip install 'diffusers-erasure[train]'"
+        ) from error
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
     return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
 def place(canvas: Image.Image, glyph: Image.Image, *, size: int, left: int, top: int) -> None:
     """Paste `glyph`, scaled to `size` pixels, onto the RGB `canvas`."""
-    scaled = glyph.resize((size, size), Image.Resampling.BOX if size < GLYPH // 3 else Image.Resampling.LANCZOS)
+    scaled = glyph.resize(
+        (size, size), Image.Resampling.BOX if size < GLYPH // 3 else Image.Resampling.LANCZOS
+    )
     canvas.paste(scaled, (left, top), scaled)
 
 

@@ -73,7 +73,9 @@ def _draw(pictures: Pixels, count: int, generator: torch.Generator) -> Tensor:
 def encode(vae: AutoencoderKL, pictures: Pixels, batch: int = 64) -> Tensor:
     """Mean latents, unscaled: `(count, 4, 16, 16)` float32."""
     starts = range(0, len(pictures), batch)
-    return torch.cat([vae.encode(to_tensor(pictures[at : at + batch])).latent_dist.mean for at in starts])
+    return torch.cat(
+        [vae.encode(to_tensor(pictures[at : at + batch])).latent_dist.mean for at in starts]
+    ).contiguous()
 
 
 @torch.no_grad()
