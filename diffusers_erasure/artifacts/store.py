@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -28,6 +29,7 @@ from .manifest import MANIFEST_NAME, parse_manifest, render_manifest
 
 logger = logging.getLogger(__name__)
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _STALE_SECONDS = 3600
@@ -81,7 +83,7 @@ def attach_file(
             "first"
         )
     manifest = parse_manifest(path.read_bytes(), origin=str(path))
-    if name in manifest.files or name == MANIFEST_NAME or Path(name).name != name or name.startswith("."):
+    if name in manifest.files or name == MANIFEST_NAME or not _PLAIN_NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be attached to {root}; expected a plain file name that is not part of the "
             "artifact; "

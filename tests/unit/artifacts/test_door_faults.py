@@ -77,7 +77,7 @@ def with_values(value: float) -> Spoil:
     return of_bytes(spoil)
 
 
-# Faults of the bytes; each is tried as an accident (hash of the good file) and as a forgery (hash made to fit).
+# Faults of the bytes; tried as accidents (hash of the good file) and as forgeries (hash made to fit).
 BYTES: dict[str, tuple[Spoil, type[ArtifactError], str]] = {
     "empty file": (of_bytes(lambda _: b""), ArtifactFormatError, "0 bytes"),
     "seven bytes": (of_bytes(lambda data: data[:7]), ArtifactFormatError, "7 bytes"),

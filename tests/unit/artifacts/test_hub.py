@@ -1,0 +1,150 @@
+"""The Hub, played inside of the real client: one commit for all files, no corrupted file accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from diffusers_erasure.artifacts.door import load_artifact
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
+
+httpx = pytest.importorskip("httpx2")
+
+REPO, COMMIT, NEXT = "org/church", "a" * 40, "b" * 40
+WEIGHTS = "text_encoder.safetensors"
+
+
+class FakeHub:
+    """A repository with one artifact; `spoil` decides what is really sent."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.heads: list[str] = []
+        self.gets: list[str] = []
+        self.spoil: Callable[[str, bytes, int], bytes] = lambda name, data, count: data
+        self.error: str | None = None
+        self.commit = COMMIT
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        _, _, _, _, revision, *rest = request.url.path.split("/", 5)
+        name = rest[0]
+        if self.error is not None:
+            return httpx.Response(
+                403 if self.error == "GatedRepo" else 404, headers={"X-Error-Code": self.error}
+            )
+        if name not in self.files:
+            return httpx.Response(
+                404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.commit}
+            )
+        good = self.files[name]
+        (self.heads if request.method == "HEAD" else self.gets).append(f"{revision}/{name}")
+        sent = self.spoil(name, good, sum(seen.endswith(name) for seen in self.gets))
+        headers = {
+            "ETag": f'"{hashlib.sha256(good).hexdigest()}"',
+            "X-Repo-Commit": self.commit if revision == "main" else revision,
+            "Content-Length": str(len(good)),
+        }
+        if request.method == "HEAD":
+            return httpx.Response(200, headers=headers)
+        return httpx.Response(200, headers=headers, content=sent)
+
+
+@pytest.fixture
+def hub(saved_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    fake = FakeHub({path.name: path.read_bytes() for path in saved_once.iterdir()})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(fake)))
+    yield fake
+    huggingface_hub.set_client_factory(httpx.Client)
+    huggingface_hub.close_session()
+
+
+def test_one_commit_for_all_files(
+    hub: FakeHub, tmp_path: Path, saved_once: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "diffusers_erasure")
+
+    def move(name: str, data: bytes, count: int) -> bytes:
+        hub.commit = NEXT if count else COMMIT  # someone pushes while we download
+        return data
+
+    hub.spoil = move
+    found = load_artifact(REPO, cache_dir=tmp_path)
+    assert found.digest == load_artifact(saved_once).digest
+    assert hub.gets[0] == f"main/{MANIFEST_NAME}"
+    assert all(seen.startswith(COMMIT) for seen in hub.gets[1:])
+    assert COMMIT in caplog.text
+    assert load_artifact(REPO, cache_dir=tmp_path, local_files_only=True).digest == found.digest
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+FAULTS = {
+    "one bit": flipped,
+    "zero tail": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "all zero": lambda data: bytes(len(data)),
+    "header bit": lambda data: data[:20] + bytes([data[20] ^ 4]) + data[21:],
+}
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "canary.safetensors", MANIFEST_NAME])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_corrupted_download_is_fetched_once_more(
+    hub: FakeHub, tmp_path: Path, name: str, fault: str
+) -> None:
+    hub.spoil = lambda file, data, count: FAULTS[fault](data) if file == name and count == 1 else data
+    digest = load_artifact(REPO, cache_dir=tmp_path).digest
+    assert sum(seen.endswith(name) for seen in hub.gets) == 2
+    hub.spoil = lambda file, data, count: data
+    assert load_artifact(REPO, cache_dir=tmp_path).digest == digest
+
+
+def test_a_file_that_stays_corrupted_is_refused_with_both_hashes(hub: FakeHub, tmp_path: Path) -> None:
+    hub.spoil = lambda file, data, count: flipped(data) if file == WEIGHTS else data
+    good = hub.files[WEIGHTS]
+    with pytest.raises(ArtifactIntegrityError, match="second download") as caught:
+        load_artifact(REPO, cache_dir=tmp_path)
+    assert hashlib.sha256(good).hexdigest() in str(caught.value)
+    assert hashlib.sha256(flipped(good)).hexdigest() in str(caught.value)
+    assert sum(seen.endswith(WEIGHTS) for seen in hub.gets) == 2
+    with pytest.raises(ArtifactIntegrityError, match="sha256"):
+        load_artifact(REPO, cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("RepoNotFound", "no repository 'org/church'"),
+        ("RevisionNotFound", "no revision 'main'"),
+        ("EntryNotFound", "there is no erasure_config.json of org/church"),
+        ("GatedRepo", "gated"),
+    ],
+)
+def test_errors_of_the_client_are_ours(hub: FakeHub, tmp_path: Path, code: str, words: str) -> None:
+    hub.error = code
+    with pytest.raises(ArtifactNotFoundError, match=words):
+        load_artifact(REPO, cache_dir=tmp_path)
+
+
+def test_a_file_that_the_repository_lacks(hub: FakeHub, tmp_path: Path) -> None:
+    del hub.files[WEIGHTS]
+    with pytest.raises(ArtifactNotFoundError, match=WEIGHTS):
+        load_artifact(REPO, cache_dir=tmp_path)
+
+
+def test_subfolders(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files = {f"deep/er/{name}": data for name, data in hub.files.items()}
+    assert load_artifact(REPO, subfolder="deep/er/", cache_dir=tmp_path).manifest.method == "test"
+    for outside in ("../up", "/etc", "a/../../b"):
+        with pytest.raises(ConfigError, match="leaves the repository"):
+            load_artifact(REPO, subfolder=outside, cache_dir=tmp_path)

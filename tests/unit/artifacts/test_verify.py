@@ -1,0 +1,198 @@
+"""VERIFIED, MODIFIED, ABSENT: every way to lose an erasure that we know of is seen."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusers_erasure.artifacts.apply import load_erasure, set_erasure_scale, unload_erasure
+from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.fingerprint import quick_fingerprint
+from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_erasure
+from diffusers_erasure.errors import ConfigError, ErasureNotActiveError
+from tests.unit.artifacts.conftest import make_artifact, text_edit
+
+VERIFIED, MODIFIED, ABSENT = ErasureState
+
+
+def key(pipe: Any) -> torch.nn.Parameter:
+    return pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
+
+
+@torch.no_grad()
+def in_place(pipe: Any) -> None:
+    key(pipe)[0, 0] += 0.01
+
+
+def through_data(pipe: Any) -> None:
+    key(pipe).data.mul_(1.001)
+
+
+def data_replaced(pipe: Any) -> None:
+    key(pipe).data = key(pipe).data * 1.001
+
+
+def parameter_replaced(pipe: Any) -> None:
+    pipe.text_encoder.final_layer_norm.weight = torch.nn.Parameter(torch.zeros(8))
+
+
+def layer_replaced(pipe: Any) -> None:
+    pipe.text_encoder.final_layer_norm = torch.nn.LayerNorm(8, elementwise_affine=False)
+
+
+@torch.no_grad()
+def untouched_weight(pipe: Any) -> None:
+    pipe.unet.conv_in.weight += 0.1
+
+
+@torch.no_grad()
+def the_base_itself(pipe: Any) -> None:
+    pipe.unet.erasure_record.base.conv_in.weight += 0.1
+
+
+def state_dict_of_another(pipe: Any) -> None:
+    pipe.unet.load_state_dict({name: tensor * 1.01 for name, tensor in pipe.unet.state_dict().items()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_place,
+        through_data,
+        data_replaced,
+        parameter_replaced,
+        layer_replaced,
+        untouched_weight,
+        the_base_itself,
+        state_dict_of_another,
+    ],
+)
+def test_changes_are_modified(tiny_pipe: Any, artifact: Artifact, change: Callable[[Any], None]) -> None:
+    load_erasure(tiny_pipe, artifact)
+    assert guard_erasures(tiny_pipe).state is VERIFIED
+    change(tiny_pipe)
+    for report in (guard_erasures(tiny_pipe), verify_erasure(tiny_pipe)):
+        assert report.state is MODIFIED
+        with pytest.raises(ErasureNotActiveError, match=r"expected \w+, found \w+.*unload_erasure"):
+            report.raise_unless_verified()
+
+
+def test_copying_the_base_back_is_absent(tiny_pipe: Any, artifact: Artifact) -> None:
+    base = {part: copy.deepcopy(getattr(tiny_pipe, part).state_dict()) for part in artifact.edits}
+    load_erasure(tiny_pipe, artifact)
+    for part, state in base.items():
+        getattr(tiny_pipe, part).load_state_dict(state)
+    assert guard_erasures(tiny_pipe).state is ABSENT
+
+
+def test_an_exchanged_component_is_seen(tiny_pipe: Any, make_tiny_pipe: Any, artifact: Artifact) -> None:
+    base = tiny_pipe.text_encoder
+    load_erasure(tiny_pipe, artifact)
+    erased = tiny_pipe.text_encoder
+    tiny_pipe.text_encoder = base
+    report = guard_erasures(tiny_pipe)
+    assert report.state is MODIFIED
+    assert report.components["text_encoder"].state is ABSENT
+    assert report.components["unet"].state is VERIFIED
+    tiny_pipe.text_encoder = make_tiny_pipe(seed=3).text_encoder
+    assert guard_erasures(tiny_pipe).components["text_encoder"].state is MODIFIED
+    tiny_pipe.register_modules(text_encoder=erased)
+    assert guard_erasures(tiny_pipe).state is VERIFIED
+
+
+def test_without_and_after_an_erasure(tiny_pipe: Any, artifact: Artifact, folder: Path) -> None:
+    assert verify_erasure(tiny_pipe).state is ABSENT
+    assert guard_erasures(tiny_pipe).state is ABSENT
+    assert verify_erasure(tiny_pipe, folder).state is ABSENT
+    load_erasure(tiny_pipe, artifact)
+    assert verify_erasure(tiny_pipe, folder).state is VERIFIED
+    set_erasure_scale(tiny_pipe, "church", 0.0)
+    assert guard_erasures(tiny_pipe).state is ABSENT
+    set_erasure_scale(tiny_pipe, "church", 0.5)
+    assert guard_erasures(tiny_pipe).notes == (
+        "church is at scale 0.5 on text_encoder",
+        "church is at scale 0.5 on unet",
+    )
+    unload_erasure(tiny_pipe, "church")
+    assert verify_erasure(tiny_pipe, folder).state is ABSENT
+    with pytest.raises(ConfigError, match="no erasure 'church'"):
+        verify_erasure(tiny_pipe, name="church")
+
+
+def test_the_wrong_artifact_is_not_verified(tiny_pipe: Any, artifact: Artifact) -> None:
+    other = make_artifact(tiny_pipe, {"text_encoder": text_edit(tiny_pipe, 50)}, concept="dog")
+    load_erasure(tiny_pipe, artifact)
+    assert verify_erasure(tiny_pipe, other).state is MODIFIED
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_change_of_dtype_is_followed_and_remembered(
+    tiny_pipe: Any, artifact: Artifact, dtype: torch.dtype
+) -> None:
+    load_erasure(tiny_pipe, artifact)
+    for target in (dtype, torch.float32):
+        tiny_pipe.text_encoder.to(target)
+        tiny_pipe.unet.to(target)
+        record = tiny_pipe.unet.erasure_record
+        assert not record.guard.unchanged()
+        assert guard_erasures(tiny_pipe).state is VERIFIED
+        assert record.guard.unchanged()
+    through_data(tiny_pipe)
+    assert guard_erasures(tiny_pipe).state is MODIFIED
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_pipelines_that_were_erased_elsewhere(tiny_pipe: Any, artifact: Artifact, dtype: torch.dtype) -> None:
+    plain = copy.deepcopy(tiny_pipe)
+    load_erasure(tiny_pipe, artifact)
+    for pipe, state in ((tiny_pipe, VERIFIED), (plain, ABSENT)):
+        for part in ("text_encoder", "unet"):
+            vars(getattr(pipe, part)).pop("erasure_record", None)
+            getattr(pipe, part).to(dtype)
+        assert verify_erasure(pipe, artifact).state is state
+        for part in ("text_encoder", "unet"):
+            getattr(pipe, part).to(torch.float32)
+        assert verify_erasure(pipe, artifact).state is state
+    in_place(tiny_pipe)
+    assert verify_erasure(tiny_pipe, artifact).state is MODIFIED
+
+
+def test_an_erasure_put_on_half_precision_elsewhere_is_told_by_the_canary(
+    tiny_pipe: Any, artifact: Artifact
+) -> None:
+    tiny_pipe.text_encoder.half()
+    tiny_pipe.unet.half()
+    load_erasure(tiny_pipe, artifact)
+    for part in ("text_encoder", "unet"):
+        vars(getattr(tiny_pipe, part)).pop("erasure_record")
+    assert verify_erasure(tiny_pipe, artifact).state is VERIFIED
+    with torch.no_grad():
+        key(tiny_pipe).zero_()
+    assert verify_erasure(tiny_pipe, artifact).components["unet"].state is MODIFIED
+
+
+def test_the_guard_is_cheap_at_the_size_of_stable_diffusion() -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    )
+    with torch.device("meta"):
+        shapes = CLIPTextModel(config)
+    encoder = shapes.to_empty(device="cpu")
+    for parameter in encoder.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) > 120e6
+    guard = quick_fingerprint(encoder)
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        assert guard.unchanged()
+        times.append(time.perf_counter() - start)
+    assert min(times) < 2e-3
