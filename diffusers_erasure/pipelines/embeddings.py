@@ -33,17 +33,18 @@ _known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def note_own(embeddings: Tensor, origin: Origin) -> None:
     """Remember that a pipeline computed these embeddings."""
-    _known[embeddings] = (_version(embeddings), origin)
+    _known[_root(embeddings)] = (_version(embeddings), origin)
 
 
 def is_own(embeddings: Tensor, origin: Origin) -> bool:
     """Whether these embeddings, or those they are a view of, come from this origin and are unchanged."""
-    candidates = (embeddings, embeddings._base) if not embeddings.is_inference() else (embeddings,)
-    return any(_noted(candidate) == (_version(embeddings), origin) for candidate in candidates)
+    noted = _known.get(_root(embeddings))  # type: ignore[no-untyped-call]
+    return bool(noted == (_version(embeddings), origin))
 
 
-def _noted(embeddings: Tensor | None) -> object:
-    return None if embeddings is None else _known.get(embeddings)  # type: ignore[no-untyped-call]
+def _root(tensor: Tensor) -> Tensor:
+    """The tensor whose memory this one looks at; views share its version counter."""
+    return tensor if tensor.is_inference() or tensor._base is None else tensor._base
 
 
 def _version(tensor: Tensor) -> int:
