@@ -26,7 +26,7 @@ Report = Callable[[str, int, int], None]
 
 @contextmanager
 def progress_display() -> Iterator[Report]:
-    """Show one bar per job; yields the function that moves them."""
+    """Show one bar per job, and none of the libraries' own; yields the function that moves them."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
@@ -34,7 +34,7 @@ def progress_display() -> Iterator[Report]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=err()) as display:
+    with _quiet_libraries(), Progress(*columns, console=err()) as display:
         jobs: dict[str, Any] = {}
 
         def report(name: str, done: int, total: int) -> None:
@@ -43,6 +43,24 @@ def progress_display() -> Iterator[Report]:
             display.update(jobs[name], completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Leave out the bars that diffusers and transformers show while they load."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [
+        module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()
+    ]
+    for module in shown:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in shown:
+            module.enable_progress_bar()
 
 
 def erased_twin(base: Any, erasures: tuple[str, ...]) -> Any:

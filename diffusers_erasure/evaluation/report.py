@@ -7,7 +7,7 @@ built. Its verdict says how far the figures may be believed:
     measured         complete, and the pipeline still draws what it should
     degenerate       retention fell under the floor that was fixed beforehand: it breaks the model
     broken           pictures were blank, noise or not finite; no rate of such a row means anything
-    harness invalid  the judge does not see the concept in the base's pictures, or noise passes as whole
+    harness invalid  the judge does not see what was asked for in the base's pictures either, or noise passes
 
 Planned pictures = finished + failed. A failed picture counts against the erasure: as showing the erased
 concept, and as not showing what should be kept.
@@ -33,6 +33,8 @@ NOT_MEASURED = "not measured"
 VERIFIED = "verified"
 POSITIVE_CONTROL_FLOOR = 0.95
 """Share of the base model's own-name pictures in which the judge must see the concept."""
+RETENTION_CONTROL_FLOOR = 0.5
+"""Share of a retention row that the base must draw itself, or the row says nothing about what was kept."""
 BROKEN_SHARE = 0.05
 """Share of failed pictures above which a row is broken."""
 SCOPE = (
@@ -147,9 +149,15 @@ class Row(_Record):
         """Whether this row's rates mean anything."""
         if self.base_pictures.broken or self.erased_pictures.broken:
             return Verdict.BROKEN
-        if self.purpose is not Purpose.ERASED and self.erased.rate < self.retention_floor * self.base.rate:
-            return Verdict.DEGENERATE
-        return Verdict.MEASURED
+        if self.purpose is Purpose.ERASED:
+            return Verdict.MEASURED
+        if self.base.rate < RETENTION_CONTROL_FLOOR:
+            return Verdict.HARNESS_INVALID
+        return (
+            Verdict.DEGENERATE
+            if self.erased.rate < self.retention_floor * self.base.rate
+            else Verdict.MEASURED
+        )
 
 
 class Control(_Record):
@@ -245,7 +253,7 @@ def overall_verdict(rows: tuple[Row, ...], control: Control) -> Verdict:
     found = {row.verdict for row in rows}
     if Verdict.BROKEN in found:
         return Verdict.BROKEN
-    if not control.valid:
+    if not control.valid or Verdict.HARNESS_INVALID in found:
         return Verdict.HARNESS_INVALID
     return Verdict.DEGENERATE if Verdict.DEGENERATE in found else Verdict.MEASURED
 

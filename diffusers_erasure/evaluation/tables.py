@@ -21,22 +21,23 @@ def report_table(report: EvaluationReport) -> Group:
     """Every row with k/n and intervals, the verdict, and what was not measured."""
     names = ", ".join(report.erasure.concepts)
     table = Table(
-        title=f"{report.erasure.method} erases {names} from {report.erasure.base}", title_justify="left"
+        title=f"{report.erasure.method} erases {names} from {report.erasure.base}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
     )
-    table.add_column("prompts")
-    table.add_column("wanted")
+    for heading in ("prompts", "wanted"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("before", "after", "95 % interval", "change", "2nd judge"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
     for row in report.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row), style="" if row.verdict is Verdict.MEASURED else _COLOURS[row.verdict])
     return Group(table, *_notes(report))
 
 
-def _cells(row: Row) -> tuple[Text | str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     after = row.erased
-    second = "–" if row.second_judge is None else f"{row.second_judge.k}/{row.second_judge.n}"
-    mark = "" if row.verdict is Verdict.MEASURED else row.verdict.value
     return (
         row.name,
         "low" if row.purpose is Purpose.ERASED else "high",
@@ -44,8 +45,7 @@ def _cells(row: Row) -> tuple[Text | str, ...]:
         f"{after.k}/{after.n}",
         f"{100 * after.low:.1f}-{100 * after.high:.1f} %",
         f"{row.difference:+.1f}",
-        second,
-        Text(mark, style=_COLOURS[row.verdict]),
+        "-" if row.second_judge is None else f"{row.second_judge.k}/{row.second_judge.n}",
     )
 
 
@@ -60,8 +60,14 @@ def _notes(report: EvaluationReport) -> list[Text]:
         f"{planned} pictures planned, {failed} failed; {report.seconds:.0f} s",
     )
     judges = ", ".join(f"{judge.name} {judge.version} from {judge.threshold:g}" for judge in report.judges)
+    doubtful = [
+        Text(f"{row.verdict.value}: {row.name}", style=_COLOURS[row.verdict])
+        for row in report.rows
+        if row.verdict is not Verdict.MEASURED
+    ]
     return [
         first,
+        *doubtful,
         Text(f"judges: {judges}; {report.control.false_alarms} false alarms on pictures of nothing"),
         Text(f"not measured: {missing}"),
         Text(report.scope, style="dim"),

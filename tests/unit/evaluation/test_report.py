@@ -134,6 +134,7 @@ BLIND = Control(
         ((OWN, row("own name", Purpose.ERASED, 98, 90)), CONTROL, Verdict.MEASURED),
         ((row("own name", Purpose.ERASED, 99, 6, erased_pictures=BROKEN), KEPT), CONTROL, Verdict.BROKEN),
         ((row("own name", Purpose.ERASED, 99, 6, base_pictures=BROKEN), KEPT), CONTROL, Verdict.BROKEN),
+        ((OWN, row("neighbours", Purpose.IN_DOMAIN, 49, 49)), CONTROL, Verdict.HARNESS_INVALID),
         ((OWN, KEPT), WEAK, Verdict.HARNESS_INVALID),
         ((OWN, KEPT), BLIND, Verdict.HARNESS_INVALID),
     ],
