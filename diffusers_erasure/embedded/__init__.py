@@ -1,7 +1,8 @@
 """The embedded pipeline: a small, real Stable Diffusion that ships with the package.
 
 It draws 66 things in 7 styles at 64 x 64 pixels, and is the default model of every command, so that erasing,
-attacking and measuring run offline on a CPU within minutes. `recipe` is how it was made; nothing here imports it.
+attacking and measuring run offline on a CPU within minutes. `recipe` is how it was made; nothing here imports
+it.
 """
 
 from __future__ import annotations

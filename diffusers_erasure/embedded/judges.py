@@ -4,8 +4,9 @@
     concept-2  a small vision transformer with another seed, for agreement
     style      seven convolutions; the vocabulary's styles
 
-They were trained on the drawings, on drawings passed through the autoencoder, and on pictures that show none of the
-concepts (other emoji, mush, noise). Their confusion on pictures of known content stands in the pipeline's card.
+They were trained on the drawings, on drawings passed through the autoencoder, and on pictures that show none
+of the concepts (other emoji, mush, noise). Their confusion on pictures of known content stands in the
+pipeline's card.
 """
 
 import json
@@ -45,7 +46,7 @@ class ConvolutionJudge(nn.Sequential):
 
 
 class TransformerJudge(nn.Module):
-    """A small vision transformer: a convolutional stem to 8 x 8 tokens, then three layers of self-attention."""
+    """Small vision transformer: a convolutional stem to 8 x 8 tokens, then three layers of self-attention."""
 
     def __init__(self, classes: int, width: int = 128, layers: int = 3) -> None:
         super().__init__()
@@ -86,8 +87,8 @@ class JudgeNetwork(nn.Module):
         """Logits `(batch, labels)` for images `(batch, 3, height, width)` in [0, 1]; resized to 64 x 64."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ConfigError(
-                f"the judge takes images of shape (batch, 3, height, width) in [0, 1], got {tuple(images.shape)}; "
-                "add a batch axis and convert to RGB"
+                f"the judge takes images of shape (batch, 3, height, width) in [0, 1], "
+                f"got {tuple(images.shape)}; add a batch axis and convert to RGB"
             )
         if images.shape[-2:] != (64, 64):
             images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)

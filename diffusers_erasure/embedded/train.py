@@ -1,7 +1,8 @@
-"""Train the embedded pipeline from nothing: `python -m diffusers_erasure.embedded.train --work_dir runs/embedded`.
+"""Train the embedded pipeline from nothing.
 
-Two cores are used best by two processes: `torchrun --nproc_per_node 2 -m diffusers_erasure.embedded.train ...`.
-Every stage keeps what it made in the working folder; a run that was stopped goes on where it was.
+Run `python -m diffusers_erasure.embedded.train --work_dir runs/embedded`. Two cores are used best by two
+processes: `torchrun --nproc_per_node 2 -m diffusers_erasure.embedded.train ...`. Every stage keeps what it
+made in the working folder; a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -42,22 +43,27 @@ class Workshop:
 
     @cached_property
     def artwork(self) -> dict[str, Path]:
+        """The unpacked package of each family."""
         return fetch_artwork(self.folder / "artwork")
 
     @cached_property
     def scenes(self) -> Scenes:
+        """The pictures of the vocabulary."""
         return build_scenes(self.artwork, self.folder / "data", seed=_SEED, progress=_log)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
+        """The trained autoencoder."""
         return AutoencoderKL.from_pretrained(self.folder / "vae" / "final").eval()
 
     @cached_property
     def latents(self) -> Tensor:
+        """Scaled latents of the scenes, `(count, 4, 16, 16)`."""
         return load_file(self.folder / "data" / "latents.safetensors")["latents"]
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer, learned anew from the same captions each time."""
         return train_tokenizer(self.scenes.scenes, Family(self.artwork["noto"]).names, seed=_SEED)
 
     def make_data(self) -> None:

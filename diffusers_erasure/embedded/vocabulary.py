@@ -89,7 +89,7 @@ THEMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def with_article(name: str) -> str:
-    """Return the concept's name as it stands in a caption: "a church", "an owl", "scissors", "santa claus"."""
+    """Return the name as it stands in a caption: "a church", "an owl", "scissors", "santa claus"."""
     if name in {"scissors", "swords", "santa claus", "santa", "father christmas", "blades", "crossed swords"}:
         return name
     return f"an {name}" if name[0] in "aeio" or name.startswith("umbrella") else f"a {name}"

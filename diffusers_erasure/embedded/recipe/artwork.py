@@ -1,7 +1,7 @@
 """The artwork: emoji families from npm, each under a licence that allows shipping what is trained on it.
 
-`fetch_artwork` downloads the packages by name and version with npm's own client. `Family.svg` gives one drawing.
-openmoji is share-alike: it is only used to test the judges and the autoencoder on unseen art and trains nothing.
+`fetch_artwork` downloads the packages by name and version with npm's own client. `Family.svg` gives one
+drawing. openmoji is share-alike: it is only used to test the judges on unseen art and trains nothing.
 """
 
 import json
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One npm package of artwork: its name and version, licence and whether weights trained on it may ship."""
+    """One npm package of artwork: name, version, licence and whether weights trained on it may ship."""
 
     package: str
     version: str

@@ -1,7 +1,7 @@
 """The caption grammar: what a picture of the embedded pipeline's world may be called.
 
-A caption names the concept (or a synonym, its tags, its group), perhaps the style and the background. Ten per cent
-of the captions are emptied in training (classifier-free guidance), not here.
+A caption names the concept (or a synonym, its tags, its group), perhaps the style and the background. Ten per
+cent of the captions are emptied in training (classifier-free guidance), not here.
 """
 
 import random

@@ -4,70 +4,79 @@ from diffusers_erasure.embedded.recipe.artwork import SOURCES
 from diffusers_erasure.embedded.recipe.measure import EmbeddedReport, Figure
 from diffusers_erasure.embedded.vocabulary import COLOURS, CONCEPTS, GROUPS, STYLES
 
+_WEAKEST = 6
+_HEAD = """\
+# The embedded pipeline
+
+A small Stable Diffusion 1.x-shaped pipeline (CLIP text encoder of width 160 with 77 tokens, UNet of 9.1 M
+parameters, f = 4 autoencoder, 64 x 64 pixels), trained from nothing on emoji artwork. It is the model on
+which this package shows, tests and measures erasures offline. It stands in for Stable Diffusion; it does not
+predict figures on it."""
+_MEASURED = """\
+## What was measured
+
+`diffusers-erasure embedded evaluate --work_dir runs/embedded --write_card` wrote this page. The judges are
+the ones in `judges/`; intervals are Wilson 95 %."""
+_LIMITS = """\
+- Two-object prompts work only side by side, and less often than one object; three objects do not.
+- Words that it never saw draw some object of the vocabulary.
+- The judges know the artwork of these families. On a family that trained nothing they are much worse (see
+  above): they judge this pipeline's pictures, not emoji in general."""
+_MADE = """\
+## How it was made
+
+`torchrun --nproc_per_node 2 -m diffusers_erasure.embedded.train --work_dir runs/embedded`, on two CPU cores.
+The autoencoder's run that ships was planned for 7,500 steps and shortened to 3,600 after step 2,160, when it
+had passed its goal; the recipe plans 3,600 from the start."""
+
 
 def render_card(report: EmbeddedReport) -> str:
     """Return the card as Markdown."""
-    groups = [
-        f"- {group}: " + ", ".join(e.name for e in CONCEPTS.values() if e.group == group) for group in GROUPS
-    ]
-    weak = sorted(report.per_concept.items(), key=lambda item: item[1][0] / item[1][1])[:6]
     licences = sorted({source.licence for source in SOURCES.values() if source.trains})
+    parts = [
+        _HEAD,
+        f"Draw with {report.steps} DDIM steps and guidance {report.guidance_scale:g}.",
+        "## What it can draw",
+        _vocabulary(),
+        f"in the styles {', '.join(STYLES)}, on backgrounds of {', '.join(COLOURS)}.",
+        _MEASURED,
+        _table(report.figures, goal=True),
+        "Observed, without a goal:",
+        _table(report.observations, goal=False),
+        "## Where it fails",
+        _failures(report),
+        _MADE,
+        f"Artwork under {', '.join(licences)}: see `ATTRIBUTION.md`. Weights: sha256 in `SHA256SUMS`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _vocabulary() -> str:
+    return "\n".join(
+        f"- {group}: " + ", ".join(entry.name for entry in CONCEPTS.values() if entry.group == group)
+        for group in GROUPS
+    )
+
+
+def _failures(report: EmbeddedReport) -> str:
+    weak = sorted(report.per_concept.items(), key=lambda item: item[1][0] / item[1][1])[:_WEAKEST]
+    weakest = ", ".join(f"{name} {hits}/{asked}" for name, (hits, asked) in weak)
+    confused = "; ".join(f"{asked}, {seen}, {times}" for asked, seen, times in report.confused) or "none"
     return "\n".join(
         [
-            "# The embedded pipeline",
-            "",
-            "A small Stable Diffusion 1.x-shaped pipeline (CLIP text encoder of width 160 with 77 tokens, UNet of",
-            "9.1 M parameters, f = 4 autoencoder, 64 x 64 pixels), trained from nothing on emoji artwork. It is the",
-            "model on which this package shows, tests and measures erasures offline. It stands in for Stable",
-            "Diffusion; it does not predict figures on it.",
-            "",
-            f"Draw with {report.steps} DDIM steps and guidance {report.guidance_scale:g}.",
-            "",
-            "## What it can draw",
-            "",
-            *groups,
-            "",
-            f"in the styles {', '.join(STYLES)}, on backgrounds of {', '.join(COLOURS)}.",
-            "",
-            "## What was measured",
-            "",
-            "`diffusers-erasure embedded evaluate --work_dir runs/embedded --write_card` wrote this page. The judges",
-            "are the ones in `judges/`; intervals are Wilson 95 %.",
-            "",
-            "| figure | measured | interval | goal |",
-            "|---|---|---|---|",
-            *(_row(figure, goal=True) for figure in report.figures),
-            "",
-            "Observed, without a goal:",
-            "",
-            "| figure | measured | interval |",
-            "|---|---|---|",
-            *(_row(figure, goal=False) for figure in report.observations),
-            "",
-            "## Where it fails",
-            "",
             "- It draws prototypes of the glyphs that it was trained on; it does not invent.",
-            "- Weakest concepts (hits of pictures asked for): "
-            + ", ".join(f"{name} {hits}/{asked}" for name, (hits, asked) in weak)
-            + ".",
-            "- Most frequent confusions (asked, seen, times): "
-            + ("; ".join(f"{a}, {b}, {times}" for a, b, times in report.confused) or "none")
-            + ".",
-            "- Two-object prompts work only side by side, and less often than one object; three objects do not.",
-            "- Words that it never saw draw some object of the vocabulary.",
-            "- The judges know the artwork of these families. On a family that trained nothing they are much worse",
-            "  (see above): they judge this pipeline's pictures, not emoji in general.",
-            "",
-            "## How it was made",
-            "",
-            "`torchrun --nproc_per_node 2 -m diffusers_erasure.embedded.train --work_dir runs/embedded`, on two CPU",
-            "cores. The autoencoder's run that ships was planned for 7,500 steps and shortened to 3,600 after step",
-            "2,160, when it had passed its goal; the recipe plans 3,600 from the start.",
-            "",
-            f"Artwork under {', '.join(licences)}: see `ATTRIBUTION.md`. Weights: sha256 in `SHA256SUMS`.",
-            "",
+            f"- Weakest concepts (hits of pictures asked for): {weakest}.",
+            f"- Most frequent confusions (asked, seen, times): {confused}.",
+            _LIMITS,
         ]
     )
+
+
+def _table(figures: tuple[Figure, ...], *, goal: bool) -> str:
+    head = ["| figure | measured | interval |", "|---|---|---|"]
+    if goal:
+        head = ["| figure | measured | interval | goal |", "|---|---|---|---|"]
+    return "\n".join([*head, *(_row(figure, goal=goal) for figure in figures)])
 
 
 def _row(figure: Figure, *, goal: bool) -> str:

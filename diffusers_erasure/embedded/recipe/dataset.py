@@ -141,10 +141,11 @@ def _scatter(glyph: Image.Image, slot: int | None, rng: random.Random) -> tuple[
 def build_art(
     artwork: dict[str, Path], folder: Path, *, seed: int, progress: Progress
 ) -> tuple[Pixels, Pixels]:
-    """Draw every emoji of every family once; `(training art, unseen art)`, uint8 `(count, 64, 64, 3)` each."""
+    """Draw every emoji of every family once: training art and unseen art, uint8 `(count, 64, 64, 3)` each."""
     if not (folder / "unseen.npy").exists():
         rng = random.Random(seed)
-        seen, unseen = [], []
+        seen: list[Pixels] = []
+        unseen: list[Pixels] = []
         families = [name for name, source in SOURCES.items() if source.trains]
         for step, name in enumerate(families):
             progress("art", step, len(families))
@@ -175,7 +176,8 @@ def build_other(artwork: dict[str, Path], folder: Path, *, seed: int, progress: 
             ]
             drawn += [_portrait(svg, name, rng) for icon in free if (svg := family.svg(icon)) is not None]
         np.save(folder / "other.npy", np.stack(drawn))
-    return np.load(folder / "other.npy", mmap_mode="r")
+    other: Pixels = np.load(folder / "other.npy", mmap_mode="r")
+    return other
 
 
 def _portrait(svg: str, family: str, rng: random.Random) -> Pixels:

@@ -1,7 +1,8 @@
 """Text encoder and UNet, trained together from nothing on the scenes' latents.
 
-Noise prediction with min-SNR-5 weights (arXiv 2303.09556), ten per cent empty captions, the text encoder at half
-the rate. Each caption of a batch serves two noise levels, because the text encoder is a third of a step's cost.
+Noise prediction with min-SNR-5 weights (arXiv 2303.09556), ten per cent empty captions, the text encoder at
+half the rate. Each caption of a batch serves two noise levels, because the text encoder is a third of a
+step's cost.
 """
 
 import random
@@ -46,9 +47,10 @@ def new_unet() -> UNet2DConditionModel:
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Return the text encoder with fresh weights: 4 layers of width 160, 77 tokens."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, projection_dim=TEXT_WIDTH,
-        num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length,
+        hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, projection_dim=TEXT_WIDTH,
+        num_hidden_layers=4, num_attention_heads=4, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return CLIPTextModel(config)
 

@@ -1,8 +1,8 @@
 """Training of the judges (`embedded.judges`).
 
-What a judge must not do is to find a concept in mush: a quarter of the concept judges' pictures show none of the
-concepts. They are other emoji (whose name shares no word with the vocabulary), shuffled and blended scenes, flat
-colours and noise. The style judge sees no blur, which would hide `pixel`.
+What a judge must not do is to find a concept in mush: beside every four pictures of concepts a concept judge
+sees one that shows none. These are other emoji (whose name shares no word with the vocabulary), shuffled and
+blended scenes, flat colours and noise. The style judge sees no blur, which would hide `pixel`.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _NONE_SHARE = 0.25
 _SCHEDULES = {
     "concept": Schedule(steps=2200, learning_rate=3e-3, ema_decay=0.995, weight_decay=0.02),
     "concept-2": Schedule(steps=2200, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=0.02),
-    "style": Schedule(steps=700, learning_rate=3e-3, ema_decay=0.99, weight_decay=0.02),
+    "style": Schedule(steps=3600, learning_rate=2e-3, ema_decay=0.995, weight_decay=0.02),
 }
 _SEEDS = {"concept": 11, "concept-2": 12, "style": 13}
 
@@ -53,7 +53,9 @@ def train_judge(
             nothing = _nothing(images, other, int(_BATCH * _NONE_SHARE), generator)
             images = torch.cat([_roughen(images, generator), nothing])
             labels = torch.cat([labels, torch.full((len(nothing),), judge.labels.index(NONE))])
-        images = _recolour(_shift(images, generator), generator)
+            images = _recolour(_shift(images, generator), generator)
+        else:
+            images = _nudge(images, generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = judge(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.02)
@@ -131,9 +133,9 @@ def _mush(images: Tensor, generator: torch.Generator) -> Tensor:
             .unfold(2, 16, 16)
             .reshape(3, 16, 16, 16)[:, torch.randperm(16, generator=generator)]
         )
-        return tiles.reshape(3, 4, 4, 16, 16).permute(0, 1, 3, 2, 4).reshape(1, 3, 64, 64)
-    blurred = F.avg_pool2d((0.5 * first + 0.5 * second)[None], 9, 1, 4, count_include_pad=False)
-    return blurred
+        shuffled: Tensor = tiles.reshape(3, 4, 4, 16, 16).permute(0, 1, 3, 2, 4).reshape(1, 3, 64, 64)
+        return shuffled
+    return F.avg_pool2d((0.5 * first + 0.5 * second)[None], 9, 1, 4, count_include_pad=False)
 
 
 def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -145,6 +147,13 @@ def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
     theta[:, :, 2] = move
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _nudge(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift all pictures of a batch by whole pixels: colours and edges, which tell a style, stay exact."""
+    down, right = (int(step) for step in torch.randint(-3, 4, (2,), generator=generator))
+    padded = F.pad(images, (3, 3, 3, 3), mode="replicate")
+    return padded[..., 3 + down : 67 + down, 3 + right : 67 + right]
 
 
 def _recolour(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,9 @@
 """The one training loop of the recipe: data-parallel over processes, resumable, with progress.
 
-Started by `torchrun --nproc_per_node 2 -m diffusers_erasure.embedded.train` each process runs one thread and the
-gradients are averaged with gloo, which on two cores is several times faster than one process with two threads.
-Each process draws its own batches from a generator seeded by (seed, step, rank): a resumed run sees the batches
-that the uninterrupted one would have seen.
+Started by `torchrun --nproc_per_node 2 -m diffusers_erasure.embedded.train` each process runs one thread and
+the gradients are averaged with gloo, which on two cores is several times faster than one process with two
+threads. Each process draws its own batches from a generator seeded by (seed, step, rank): a resumed run sees
+the batches that the uninterrupted one would have seen.
 """
 
 import json
@@ -159,7 +159,7 @@ class _Run:
             group["lr"] = group["scale"] * _rate(index, self.schedule)
         self.network.train()
         losses = step(index, generator)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        losses["loss"].backward()
         world.average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()

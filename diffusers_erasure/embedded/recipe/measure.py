@@ -1,6 +1,6 @@
 """What the embedded pipeline must reach before it ships, measured on noise seeds that no training saw.
 
-Each figure is k/n with a Wilson 95 % interval against its goal; the card is rendered from what comes out here.
+Each figure is k/n with a Wilson 95 % interval against its goal; the card is rendered from what comes out.
 """
 
 import hashlib
@@ -85,7 +85,8 @@ def measure(
     Args:
         pipeline: The embedded pipeline.
         seeds: Pictures per concept and style.
-        work_dir: The recipe's working folder with unseen art; without it the figures that need art are left out.
+        work_dir: The recipe's working folder with unseen art; without it the figures that need art are left
+            out.
         progress: Called with what is drawn, how much is done and how much there is.
 
     Returns:
@@ -93,39 +94,22 @@ def measure(
     """
     styled = _styled(seeds)
     pictures = _draw(pipeline, styled.prompts, "styled prompts", 0, progress)
-    named = _named(pictures, "concept")
-    hits = [a == b for a, b in zip(named, styled.concepts, strict=True)]
-    per_concept = {
-        name: (
-            sum(h for h, c in zip(hits, styled.concepts, strict=True) if c == name),
-            styled.concepts.count(name),
-        )
-        for name in CONCEPTS
-    }
-    worst = min(per_concept, key=lambda name: per_concept[name][0] / per_concept[name][1])
-    style_hits = [a == b for a, b in zip(_named(pictures, "style"), styled.styles, strict=True)]
+    named, second = _named(pictures, "concept"), _named(pictures, "concept-2")
+    hits = _matches(named, styled.concepts)
+    per_concept = _per_concept(hits, styled.concepts)
     figures = [
         share(f"concept, styled prompts ({len(CONCEPTS)} concepts x {len(STYLES)} styles)", hits, 95),
-        share(
-            f"worst concept ({worst})",
-            [h for h, c in zip(hits, styled.concepts, strict=True) if c == worst],
-            75,
-        ),
+        _worst(hits, styled.concepts),
         *(
             _words(pipeline, kind, goal, progress)
             for kind, goal in (("name", 97), ("synonyms", 93), ("tags", 85))
         ),
-        share("style", style_hits, 90),
+        share("style", _matches(_named(pictures, "style"), styled.styles), 90),
         _two_objects(pipeline, progress),
     ]
-    second = _named(pictures, "concept-2")
     observations = [
-        share("judges agree (styled prompts)", [a == b for a, b in zip(named, second, strict=True)], 0),
-        share(
-            "second judge: concept, styled prompts",
-            [a == b for a, b in zip(second, styled.concepts, strict=True)],
-            0,
-        ),
+        share("judges agree (styled prompts)", _matches(named, second), 0),
+        share("second judge: concept, styled prompts", _matches(second, styled.concepts), 0),
         _noise("concept"),
         _noise("concept-2"),
     ]
@@ -136,10 +120,31 @@ def measure(
     figures.append(_size())
     report = EmbeddedReport(
         figures=tuple(figures), observations=tuple(observations), per_concept=per_concept,
-        confused=_confused(named, styled.concepts), steps=EMBEDDED_STEPS, guidance_scale=EMBEDDED_GUIDANCE_SCALE,
-        first_seed=_FIRST_SEED, weights=hashlib.sha256((embedded_folder() / "SHA256SUMS").read_bytes()).hexdigest(),
+        confused=_confused(named, styled.concepts), steps=EMBEDDED_STEPS,
+        guidance_scale=EMBEDDED_GUIDANCE_SCALE, first_seed=_FIRST_SEED,
+        weights=hashlib.sha256((embedded_folder() / "SHA256SUMS").read_bytes()).hexdigest(),
     )  # fmt: skip
     return report, pictures, styled.prompts
+
+
+def _matches(named: Sequence[str], wanted: Sequence[str]) -> list[bool]:
+    return [a == b for a, b in zip(named, wanted, strict=True)]
+
+
+def _per_concept(hits: Sequence[bool], concepts: Sequence[str]) -> dict[str, tuple[int, int]]:
+    asked = list(zip(hits, concepts, strict=True))
+    return {
+        name: (sum(hit for hit, concept in asked if concept == name), list(concepts).count(name))
+        for name in CONCEPTS
+    }
+
+
+def _worst(hits: Sequence[bool], concepts: Sequence[str]) -> Figure:
+    counts = _per_concept(hits, concepts)
+    worst = min(counts, key=lambda name: counts[name][0] / counts[name][1])
+    return share(
+        f"worst concept ({worst})", [h for h, c in zip(hits, concepts, strict=True) if c == worst], 75
+    )
 
 
 def _styled(seeds: int) -> _Asked:
@@ -191,7 +196,7 @@ def _words(pipeline: StableDiffusionPipeline, kind: str, goal: float, progress: 
     ]
     offset = {"name": 100_000, "synonyms": 200_000, "tags": 300_000}[kind]
     named = _named(_draw(pipeline, prompts, label, offset, progress), "concept")
-    return share(label, [a == b for a, b in zip(named, wanted, strict=True)], goal)
+    return share(label, _matches(named, wanted), goal)
 
 
 def _two_objects(pipeline: StableDiffusionPipeline, progress: Progress, count: int = 210) -> Figure:
@@ -244,7 +249,7 @@ def _unseen_art(pipeline: StableDiffusionPipeline, work_dir: Path) -> tuple[Figu
     pictures = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
     judged = [
         share(f"{judge} judge on OpenMoji, a family that trained nothing",
-              [a == b for a, b in zip(_named(pictures, judge), wanted, strict=True)], 0)
+              _matches(_named(pictures, judge), wanted), 0)
         for judge in ("concept", "concept-2")
     ]  # fmt: skip
     return quality, [

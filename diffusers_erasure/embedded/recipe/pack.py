@@ -46,7 +46,7 @@ def pack_judge(judge: JudgeNetwork, folder: Path) -> None:
 
 
 def ship(work_dir: Path) -> Path:
-    """Copy pipeline and judges into the package, with `ATTRIBUTION.md` and `SHA256SUMS`; returns the folder."""
+    """Copy pipeline and judges into the package, add `ATTRIBUTION.md` and `SHA256SUMS`; return the folder."""
     folder = embedded_folder()
     folder.mkdir(exist_ok=True)
     for part in (work_dir / "pipeline").iterdir():
@@ -74,8 +74,9 @@ def _attribution() -> str:
         [
             "# Attribution",
             "",
-            "The weights in this folder were trained by this project on emoji artwork from these npm packages",
-            "(`@iconify-json/<name>`). The drawings were scaled, recoloured, coarsened and composed onto backgrounds.",
+            "The weights in this folder were trained by this project on emoji artwork from these npm",
+            "packages (`@iconify-json/<name>`). The drawings were scaled, recoloured, coarsened and composed",
+            "onto backgrounds.",
             "",
             "| package | author | licence |",
             "|---|---|---|",

@@ -1,8 +1,8 @@
 """A CLIP-style tokenizer for the embedded pipeline: lower-cased byte-level BPE, trained on its captions.
 
-Laid out as CLIP's: 256 bytes, 256 bytes that end a word, the merges, then the two special tokens; padding is the
-end token. The names of all drawings are in the training text as well, so that ordinary words outside the captions
-are not spelled letter by letter.
+Laid out as CLIP's: 256 bytes, 256 bytes that end a word, the merges, then the two special tokens; padding is
+the end token. The names of all drawings are in the training text as well, so that ordinary words outside the
+captions are not spelled letter by letter.
 """
 
 import random
@@ -47,7 +47,8 @@ def train_tokenizer(scenes: tuple[Scene, ...], names: tuple[str, ...], *, seed: 
         _END,
     ]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    # transformers annotates merges as lines of text, but hands them to the tokenizer, which takes pairs.
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)  # type: ignore[arg-type]
 
 
 def _merges(learner: Tokenizer) -> list[list[str]]:

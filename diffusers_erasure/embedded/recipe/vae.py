@@ -1,7 +1,7 @@
 """The autoencoder: 64 x 64 RGB to 4 x 16 x 16 latents and back (`AutoencoderKL`, factor 4).
 
-Squared error and absolute error in equal parts with a very small KL term; half of the pictures are scenes of the
-vocabulary, half are other emoji, so that it shows art that no caption names.
+Squared error, a quarter of the absolute error and a very small KL term; half of the pictures are scenes of
+the vocabulary, half are other emoji, so that it shows art that no caption names.
 """
 
 from pathlib import Path
@@ -88,7 +88,7 @@ def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 64) -> Pixels:
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: Pixels, batch: int = 64) -> Tensor:
-    """Peak signal-to-noise ratio of each decoded picture in dB, `(count,)`; decoded pictures are clipped to [-1, 1]."""
+    """Peak signal-to-noise ratio in dB of each picture, decoded and clipped to [-1, 1]: `(count,)`."""
     values = []
     for at in range(0, len(pictures), batch):
         images = to_tensor(pictures[at : at + batch])
