@@ -38,7 +38,7 @@ def note_own(embeddings: Tensor, origin: Origin) -> None:
 
 def is_own(embeddings: Tensor, origin: Origin) -> bool:
     """Whether these embeddings, or those they are a view of, come from this origin and are unchanged."""
-    noted = _known.get(_root(embeddings))  # type: ignore[no-untyped-call]
+    noted = _known.get(_root(embeddings))
     return bool(noted == (_version(embeddings), origin))
 
 
