@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffusers_erasure.embedded.judges import JUDGE_LABELS
 from diffusers_erasure.embedded.recipe.artwork import Family, fetch_artwork
@@ -25,10 +25,11 @@ from diffusers_erasure.embedded.recipe.diffusion import train_diffusion
 from diffusers_erasure.embedded.recipe.judges import train_judge
 from diffusers_erasure.embedded.recipe.loop import World
 from diffusers_erasure.embedded.recipe.pack import pack_judge, pack_pipeline, ship
+from diffusers_erasure.embedded.recipe.text import train_text_encoder
 from diffusers_erasure.embedded.recipe.tokenizer import train_tokenizer
 from diffusers_erasure.embedded.recipe.vae import decode, encode, train_vae
 
-STAGES = ("data", "vae", "latents", "judges", "diffusion", "pack")
+STAGES = ("data", "vae", "latents", "judges", "text", "diffusion", "pack")
 _SEED = 0
 _DECODED = 3
 logger = logging.getLogger(__name__)
@@ -64,7 +65,13 @@ class Workshop:
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer, learned anew from the same captions each time."""
-        return train_tokenizer(self.scenes.scenes, Family(self.artwork["noto"]).names, seed=_SEED)
+        folder = self.folder / "tokenizer"
+        if self.world.leads and not folder.exists():
+            train_tokenizer(
+                self.scenes.scenes, Family(self.artwork["noto"]).names, seed=_SEED
+            ).save_pretrained(folder)
+        self.world.wait()
+        return CLIPTokenizer.from_pretrained(folder)
 
     def make_data(self) -> None:
         """Download and draw everything."""
@@ -110,13 +117,28 @@ class Workshop:
                 pack_judge(judge, self.folder / "judges")
         self.world.wait()
 
-    def make_diffusion(self) -> None:
-        """Train text encoder and UNet."""
-        network = train_diffusion(
-            self.latents, self.scenes.scenes, self.tokenizer, folder=self.folder, world=self.world
+    def make_text(self) -> None:
+        """Train the text encoder."""
+        text_encoder = train_text_encoder(
+            self.scenes.scenes, self.tokenizer, folder=self.folder, world=self.world
         )
         if self.world.leads:
-            pack_pipeline(network, self.vae, self.tokenizer, self.folder / "pipeline")
+            text_encoder.save_pretrained(self.folder / "text" / "final")
+        self.world.wait()
+
+    def make_diffusion(self) -> None:
+        """Train the UNet."""
+        text_encoder = CLIPTextModel.from_pretrained(self.folder / "text" / "final")
+        unet = train_diffusion(
+            self.latents,
+            self.scenes.scenes,
+            self.tokenizer,
+            text_encoder,
+            folder=self.folder,
+            world=self.world,
+        )
+        if self.world.leads:
+            pack_pipeline(unet, text_encoder, self.vae, self.tokenizer, self.folder / "pipeline")
         self.world.wait()
 
     def make_pack(self) -> None:

@@ -66,6 +66,11 @@ class ConceptEntry:
     synonyms: tuple[str, ...]
     tags: tuple[str, ...]
 
+    @property
+    def other_words(self) -> tuple[str, ...]:
+        """The synonyms that do not contain the name itself ("puppy", but not "birthday cake" for cake)."""
+        return tuple(word for word in self.synonyms if f" {self.name} " not in f" {word} ")
+
 
 @lru_cache(maxsize=1)
 def _read_concepts() -> Mapping[str, ConceptEntry]:

@@ -88,12 +88,14 @@ def find_targets(concepts: Sequence[NamedConcept]) -> Targets:
         else:
             known = _known_name(name)
             words = (name, *concept.synonyms, *CONCEPTS[known].synonyms)
-            objects[known] = tuple(word for word in dict.fromkeys(words) if word and word != known)
+            objects[known] = tuple(
+                word for word in dict.fromkeys(words) if word and f" {known} " not in f" {word} "
+            )
     return Targets(tuple(objects), tuple(styles), {**objects, **styles}, tuple(theme_words))
 
 
 def _vocabulary_targets(names: Iterable[str]) -> Targets:
-    objects = {name: CONCEPTS[name].synonyms for name in names}
+    objects = {name: CONCEPTS[name].other_words for name in names}
     return Targets(tuple(objects), (), objects)
 
 

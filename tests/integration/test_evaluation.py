@@ -10,7 +10,7 @@ import torch
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.concepts import resolve_concepts
-from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, embedded_folder, embedded_pipeline
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, embedded_pipeline
 from diffusers_erasure.evaluation.controls import control_pictures, picture_fault
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
 from diffusers_erasure.evaluation.generate import Artist, draw, sampling_defaults
@@ -20,12 +20,7 @@ from diffusers_erasure.evaluation.report import Verdict
 from diffusers_erasure.evaluation.runner import EvaluationSettings, evaluate_artifact
 from diffusers_erasure.training import method
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(
-        not (embedded_folder() / "model_index.json").exists(), reason="the embedded pipeline is not there"
-    ),
-]
+pytestmark = pytest.mark.integration
 N = 20
 
 

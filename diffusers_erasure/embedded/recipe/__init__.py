@@ -10,7 +10,8 @@ Run it with `python -m diffusers_erasure.embedded.train`; the stages, each one m
     loop       the one training loop: two processes, checkpoints, resume, progress
     vae        the autoencoder
     judges     two concept judges and a style judge
-    diffusion  text encoder and UNet
+    text       the text encoder
+    diffusion  the UNet
     pack       fp16 weights, sha256, attribution
     measure    what the pipeline must reach (`diffusers-erasure embedded evaluate`)
     sheets     contact sheets to look at

@@ -25,8 +25,8 @@ from diffusers_erasure.errors import TrainingError
 FAMILY_OF_STYLE = {"ink": "contrast", "blueprint": "contrast", "pixel": "fluent"}
 """The family that a style is drawn from, where they are not called alike."""
 
-_VIEWS_PER_GLYPH = 36
-_PAIRS_PER_STYLE = 560
+_VIEWS_PER_GLYPH = 16
+_PAIRS_PER_STYLE = 160
 _TWICE_PER_CONCEPT = 1
 _HELD_OUT = 20
 
@@ -131,11 +131,14 @@ def _background(style: str, rng: random.Random) -> str | None:
 
 def _scatter(glyph: Image.Image, slot: int | None, rng: random.Random) -> tuple[Image.Image, int, int, int]:
     if slot is None:
-        size = rng.randint(46, 62)
-        return glyph, size, rng.randint(0, PICTURE - size), rng.randint(0, PICTURE - size)
-    size = rng.randint(28, 32)
-    left = slot * PICTURE // 2 + rng.randint(0, PICTURE // 2 - size)
-    return glyph, size, left, rng.randint(8, PICTURE - size - 8)
+        size = rng.randint(54, 58)
+        return glyph, size, _near((PICTURE - size) // 2, rng), _near((PICTURE - size) // 2, rng)
+    size = 30
+    return glyph, size, _near(slot * PICTURE // 2 + 1, rng, 1), _near((PICTURE - size) // 2, rng)
+
+
+def _near(place: int, rng: random.Random, reach: int = 2) -> int:
+    return place + rng.randint(-reach, reach)
 
 
 def build_art(

@@ -186,8 +186,8 @@ class _Run:
         save_file(moments, staging / "optimizer.safetensors")
         (staging / "step.json").write_text(json.dumps({"done": done}), encoding="utf-8")
         old = self.folder / "checkpoint.old"
-        shutil.rmtree(old, ignore_errors=True)
         if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
         staging.rename(final)
         shutil.rmtree(old, ignore_errors=True)

@@ -187,8 +187,9 @@ def _words(pipeline: StableDiffusionPipeline, kind: str, goal: float, progress: 
         if kind == "tags":
             asked = [", ".join(entry.tags), ", ".join(entry.tags[::-1]), ", ".join(entry.tags[:3])]
         else:
-            words = (name,) if kind == "name" else entry.synonyms
-            asked = [_PLAIN[i % 4].format(with_article(words[i % len(words)])) for i in range(4)]
+            words = (name,) if kind == "name" else entry.other_words
+            count = 4 if words else 0
+            asked = [_PLAIN[i % 4].format(with_article(words[i % len(words)])) for i in range(count)]
         prompts += asked
         wanted += [name] * len(asked)
     label = {"name": "concept, plain prompts", "synonyms": "concept, synonyms", "tags": "concept, tags only"}[

@@ -10,22 +10,28 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffusers_erasure.embedded import embedded_folder
 from diffusers_erasure.embedded.judges import JudgeNetwork
 from diffusers_erasure.embedded.recipe.artwork import SOURCES
-from diffusers_erasure.embedded.recipe.diffusion import TextToLatents, new_scheduler
+from diffusers_erasure.embedded.recipe.diffusion import new_scheduler
 
 _PREFIX = "text_model."
 
 
-def pack_pipeline(network: TextToLatents, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path) -> None:
+def pack_pipeline(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+) -> None:
     """Write a stock `StableDiffusionPipeline` folder in fp16; replaces what is there."""
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=network.text, tokenizer=tokenizer, unet=network.unet, scheduler=new_scheduler(),
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=new_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
@@ -55,7 +61,11 @@ def ship(work_dir: Path) -> Path:
         )
     shutil.copytree(work_dir / "judges", folder / "judges", dirs_exist_ok=True)
     (folder / "ATTRIBUTION.md").write_text(_attribution(), encoding="utf-8")
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"})
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in {".safetensors", ".json"} and path.name != "evaluation.json"
+    )
     sums = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}"
         for path in files

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffusers_erasure.embedded.judges import JudgeNetwork
-from diffusers_erasure.embedded.recipe import diffusion, pack
+from diffusers_erasure.embedded.recipe import diffusion, pack, text
 from diffusers_erasure.embedded.recipe.artwork import SOURCES
 from diffusers_erasure.embedded.recipe.dataset import Scene
-from diffusers_erasure.embedded.recipe.diffusion import TextToLatents
 from diffusers_erasure.embedded.recipe.tokenizer import train_tokenizer
 
 
+@dataclass(frozen=True)
+class Networks:
+    """What is packed."""
+
+    unet: UNet2DConditionModel
+    text: CLIPTextModel
+    tokenizer: CLIPTokenizer
+
+
 @pytest.fixture(scope="module")
-def network() -> TextToLatents:
-    """The recipe's network with narrower UNet and text encoder, fresh weights."""
+def network() -> Networks:
+    """The recipe's networks with narrower UNet and text encoder, fresh weights."""
     tokenizer = train_tokenizer((Scene(("dog",), "ink", None),) * 20, (), seed=0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(diffusion, "CHANNELS", (16, 16, 16))
-        patched.setattr(diffusion, "TEXT_WIDTH", 16)
+        patched.setattr(diffusion, "WIDTH", 16)
+        patched.setattr(text, "WIDTH", 16)
         torch.manual_seed(0)
-        made = TextToLatents(tokenizer).eval()
-    made.tokenizer = tokenizer  # type: ignore[assignment]
-    return made
+        return Networks(diffusion.new_unet().eval(), text.new_text_encoder(tokenizer).eval(), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def work_dir(network: TextToLatents, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work_dir(network: Networks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a packed pipeline and a judge."""
     folder = tmp_path_factory.mktemp("work")
     vae = AutoencoderKL(
@@ -42,7 +51,7 @@ def work_dir(network: TextToLatents, tmp_path_factory: pytest.TempPathFactory) -
         norm_num_groups=8,
         sample_size=64,
     )
-    pack.pack_pipeline(network, vae, network.tokenizer, folder / "pipeline")  # type: ignore[arg-type]
+    pack.pack_pipeline(network.unet, network.text, vae, network.tokenizer, folder / "pipeline")
     pack.pack_judge(JudgeNetwork("style"), folder / "judges")
     return folder
 
@@ -66,14 +75,14 @@ def verified(folder: Path) -> list[str]:
     return names
 
 
-def test_the_pipeline_is_a_stock_folder_in_half_precision(work_dir: Path, network: TextToLatents) -> None:
+def test_the_pipeline_is_a_stock_folder_in_half_precision(work_dir: Path, network: Networks) -> None:
     folder = work_dir / "pipeline"
     weights = load_file(folder / "text_encoder" / "model.safetensors")
     assert all(name.startswith("text_model.") for name in weights)
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float16}
     loaded = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     assert type(loaded) is StableDiffusionPipeline
-    assert loaded.tokenizer.get_vocab() == network.tokenizer.get_vocab()  # type: ignore[operator, union-attr]
+    assert loaded.tokenizer.get_vocab() == network.tokenizer.get_vocab()
     for mine, theirs in ((network.text, loaded.text_encoder), (network.unet, loaded.unet)):
         expected, found = mine.state_dict(), theirs.state_dict()
         assert set(found) == set(expected)
@@ -111,10 +120,10 @@ def test_shipping_again_replaces_what_changed(shipped: Path, work_dir: Path) -> 
 
 
 def test_everybody_whose_drawings_trained_it_is_named(shipped: Path) -> None:
-    text = (shipped / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    attribution = (shipped / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for source in SOURCES.values():
         row = f"| {source.package} {source.version} | {source.author} | {source.licence} |"
-        assert (row in text) is source.trains
+        assert (row in attribution) is source.trains
     assert all(
         source.licence in {"Apache-2.0", "MIT", "CC-BY-4.0"} for source in SOURCES.values() if source.trains
     )
