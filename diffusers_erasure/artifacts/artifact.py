@@ -113,8 +113,7 @@ def build_artifact(  # noqa: PLR0913 (each is a line of the manifest)
     """
     specs: dict[Any, ComponentSpec] = {}
     stored: dict[str, Edit] = {}
-    probes: dict[str, Tensor] = {}
-    distances: dict[Any, float] = {}
+    probes, distances = dict[str, Tensor](), dict[Any, float]()
     for component, edit in edits.items():
         stored[component] = _stored_form(edit, f"the {method} edit of {component}")
         specs[component], probes_here = _describe(pipe, component, stored[component], method, canary_prompts)
@@ -123,9 +122,8 @@ def build_artifact(  # noqa: PLR0913 (each is a line of the manifest)
     canary = Canary(
         prompts=tuple(canary_prompts), tolerance=tolerance, distances=distances, tensors=tensor_table(probes)
     )
-    contents = {specs[name].file: _pack(edit.tensors) for name, edit in stored.items()} | {
-        CANARY_NAME: _pack(probes)
-    }
+    contents = {specs[name].file: _pack(edit.tensors) for name, edit in stored.items()}
+    contents[CANARY_NAME] = _pack(probes)
     manifest = Manifest(
         method=method,
         method_version=method_version,

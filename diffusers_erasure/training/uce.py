@@ -4,11 +4,11 @@ The paper's equation 7 gives, for every key and value matrix W of the cross-atte
 
     W' = ( sum_{c in E} v*(c) cᵀ + sum_{c in P} W c cᵀ ) ( sum_{c in E} c cᵀ + sum_{c in P} c cᵀ )⁻¹
 
-where the paper says          we say
-    E, concepts to edit           text states of prompts that name the concept (`token_positions` says which
-    states) v*(c) = W c*, the target      the same W on the states of the same prompts with the anchor in
-    its place P, concepts to preserve       retain prompts, all their states, weighted by `preserve_scale`
-    λ, towards the old W          `ridge` (relative to the statistics) and `lamb` (absolute)
+where
+    E      (concepts to edit) is the text states of prompts that name a concept (`token_positions` says which)
+    v*(c)  (the target, W c*) is the same W on the states of the same prompts with the anchor in its place
+    P      (concepts to preserve) is all states of the retain prompts, weighted by `preserve_scale`
+    λ      (the pull towards the old W) is `ridge`, relative to the statistics, and `lamb`, absolute
 
 Since v*(c) = W c*, every term holds W as its left factor and one matrix serves all layers (`closed_form`).
 

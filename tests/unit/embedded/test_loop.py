@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -220,7 +221,8 @@ def run_two_processes(folder: Path) -> str:
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, uninterrupted: Path) -> None:
     output = run_two_processes(tmp_path)
-    ranks = dict(line.split(": ") for line in output.splitlines() if line.startswith("rank"))
+    # The two processes share one stdout: their lines may run into each other.
+    ranks = dict(re.findall(r"(rank \d of \d): (-?\d+\.\d+(?:e-?\d+)?)", output))
     assert set(ranks) == {"rank 0 of 2", "rank 1 of 2"}
     assert len(set(ranks.values())) == 1, "the processes ended with different weights"
     network = new_network()
