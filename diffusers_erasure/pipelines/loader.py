@@ -79,9 +79,12 @@ class ErasureLoaderMixin(_PipelineBase):
             erasure_subfolder: Their subfolder.
             require_erasure: False accepts a pipeline without any erasure.
             allow_unverified: Accept, and draw with, what cannot be verified; kept in the pipeline's session.
-            kwargs: As for the stock pipeline (`dtype`, `revision`, `variant`, `token`, `safety_checker`,
-                ...).
+            kwargs: As for the stock pipeline (`dtype`, float32 by default; `revision`, `variant`, `token`,
+                `safety_checker`, ...).
         """
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            # Left alone, transformers loads a half-precision encoder as it is stored beside a float32 UNet.
+            kwargs["dtype"] = torch.float32
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         revision = kwargs.pop("revision", None)
         extra = _as_list(erasure)
