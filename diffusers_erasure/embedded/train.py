@@ -71,7 +71,8 @@ class Workshop:
                 self.scenes.scenes, Family(self.artwork["noto"]).names, seed=_SEED
             ).save_pretrained(folder)
         self.world.wait()
-        return CLIPTokenizer.from_pretrained(folder)
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+        return tokenizer
 
     def make_data(self) -> None:
         """Download and draw everything."""
