@@ -30,7 +30,7 @@ class DemoArguments:
     """What to erase: concepts, a style, or a theme of the embedded pipeline."""
     method: str = "uce"
     """Erasure method."""
-    n: int = 30
+    n: int = 16
     """Pictures per prompt set, before and after each."""
     output_dir: Path = Path("outputs")
     """Gets demo.png, and demo/ with the artifact, the report and the single pictures."""
