@@ -64,7 +64,7 @@ class Workshop:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer, learned anew from the same captions each time."""
+        """The tokenizer, learned once and then kept: the text encoder depends on its ids."""
         folder = self.folder / "tokenizer"
         if self.world.leads and not folder.exists():
             train_tokenizer(
