@@ -1,7 +1,6 @@
 """Show what an artifact says of itself: method, concepts, base, components, settings, evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import tyro
 from rich.console import Console
@@ -10,38 +9,13 @@ from rich.table import Table
 
 from diffusers_erasure.artifacts.manifest import Manifest
 
-
-@dataclass(frozen=True)
-class InspectConfig:
-    """What to show."""
-
-    artifact: tyro.conf.Positional[str]
-    """folder or Hub id of the artifact"""
-    subfolder: str | None = None
-    """folder inside of the repository"""
-    revision: str | None = None
-    """branch, tag or commit"""
-    token: str | None = None
-    """Hub token"""
-    cache_dir: str | None = None
-    """where downloads are kept"""
-    local_files_only: bool = False
-    """use only what is in the cache"""
+from .opening import ArtifactSource
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure inspect`."""
-    config = tyro.cli(InspectConfig, args=list(argv), prog="diffusers-erasure inspect", description=__doc__)
-    from diffusers_erasure.artifacts.door import load_artifact
-
-    artifact = load_artifact(
-        config.artifact,
-        subfolder=config.subfolder,
-        revision=config.revision,
-        token=config.token,
-        cache_dir=config.cache_dir,
-        local_files_only=config.local_files_only,
-    )
+    source = tyro.cli(ArtifactSource, args=list(argv), prog="diffusers-erasure inspect", description=__doc__)
+    artifact = source.open()
     console = Console()
     for table in tables(artifact.manifest):
         console.print(table)

@@ -17,25 +17,15 @@ from rich.markup import escape
 
 from diffusers_erasure.errors import ArtifactError, ErasureStateError
 
+from .opening import ArtifactSource
+
 
 @dataclass(frozen=True)
-class VerifyConfig:
+class VerifyConfig(ArtifactSource):
     """What to check."""
 
-    artifact: tyro.conf.Positional[str]
-    """folder or Hub id of the artifact"""
     pretrained_model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--base"])] = None
     """base model to put it on in memory; `embedded` for the embedded pipeline"""
-    subfolder: str | None = None
-    """folder inside of the repository"""
-    revision: str | None = None
-    """branch, tag or commit"""
-    token: str | None = None
-    """Hub token"""
-    cache_dir: str | None = None
-    """where downloads are kept"""
-    local_files_only: bool = False
-    """use only what is in the cache"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,17 +41,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _verify(config: VerifyConfig, console: Console) -> int:
     from diffusers_erasure.artifacts.apply import load_erasure
-    from diffusers_erasure.artifacts.door import load_artifact
     from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
 
-    artifact = load_artifact(
-        config.artifact,
-        subfolder=config.subfolder,
-        revision=config.revision,
-        token=config.token,
-        cache_dir=config.cache_dir,
-        local_files_only=config.local_files_only,
-    )
+    artifact = config.open()
     console.print(f"bytes, names and values agree with the manifest: {artifact.digest[:16]}", highlight=False)
     _tell_attachments(Path(config.artifact, config.subfolder or ""), artifact.manifest.attachments, console)
     if config.pretrained_model_name_or_path is None:
