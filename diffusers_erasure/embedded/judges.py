@@ -15,11 +15,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
-from diffusers_erasure.errors import ArtifactNotFoundError, ConfigError
+from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError
 
 JudgeName = Literal["concept", "concept-2", "style"]
 NONE = "none"
@@ -112,6 +113,7 @@ def load_judge(name: JudgeName, *, device: str | torch.device = "cpu") -> JudgeN
     Raises:
         ConfigError: There is no judge of that name, or its labels are not today's vocabulary.
         ArtifactNotFoundError: The weights are missing from the installation.
+        ArtifactFormatError: The weights are damaged.
     """
     judge = JudgeNetwork(name)
     path = judge_file(name)
@@ -122,5 +124,11 @@ def load_judge(name: JudgeName, *, device: str | torch.device = "cpu") -> JudgeN
     labels = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["labels"]
     if tuple(labels) != judge.labels:
         raise ConfigError(f"judge {name!r} was trained on another vocabulary; train it again with the recipe")
-    judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    try:
+        judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise ArtifactFormatError(
+            f"the judge's weights {path.name} are damaged ({error}); expected the tensors of this version's "
+            f"{name!r} judge; install the package again"
+        ) from error
     return judge.eval().to(device)

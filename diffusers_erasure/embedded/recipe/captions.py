@@ -5,8 +5,10 @@ cent of the captions are emptied in training (classifier-free guidance), not her
 """
 
 import random
+from functools import lru_cache
 
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, GROUP_PHRASES, with_article
+from diffusers_erasure.errors import MissingDependencyError
 
 FRAMES = (
     "{}",
@@ -20,6 +22,7 @@ FRAMES = (
 STYLE_FRAMES = ("{}, {s} style", "{} in {s} style", "{} in the style of {s}", "{s} style {}")
 _SYNONYM, _TAGS, _GROUP, _STYLED, _STRANGE = 0.30, 0.10, 0.04, 0.80, 0.01
 _BARE = 0.15
+_NO_PLURAL = frozenset({"scissors", "swords", "santa claus"})
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -36,8 +39,25 @@ def pair(left: str, right: str, style: str, colour: str | None, rng: random.Rand
 
 def twice(concept: str, style: str, colour: str | None, rng: random.Random) -> str:
     """Caption a picture that shows the same concept twice."""
-    plural = concept if concept.endswith("s") else f"{concept}s"
-    return _dress(f"two {plural}", style, colour, rng)
+    return _dress(f"two {plural(concept)}", style, colour, rng)
+
+
+@lru_cache
+def plural(concept: str) -> str:
+    """Return the concept's plural; names that are plurals already, or proper, stay as they are.
+
+    Raises:
+        MissingDependencyError: inflect is not installed.
+    """
+    if concept in _NO_PLURAL:
+        return concept
+    try:
+        import inflect
+    except ImportError as error:
+        raise MissingDependencyError(
+            "captions of two equal things need inflect; pip install 'diffusers-erasure[train]'"
+        ) from error
+    return str(inflect.engine().plural_noun(concept))
 
 
 def _named(concept: str, rng: random.Random) -> str:

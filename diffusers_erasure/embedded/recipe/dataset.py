@@ -6,6 +6,7 @@
 `scenes` pictures of the vocabulary's concepts with what a caption may say of them.
 """
 
+import io
 import json
 import random
 import zlib
@@ -21,12 +22,13 @@ from diffusers_erasure.embedded.recipe.artwork import SOURCES, Family, icon_name
 from diffusers_erasure.embedded.recipe.raster import PICTURE, Pixels, rasterise, render_style
 from diffusers_erasure.embedded.vocabulary import COLOURS, CONCEPTS, STYLES
 from diffusers_erasure.errors import TrainingError
+from diffusers_erasure.evaluation.pictures import write_atomically
 
 FAMILY_OF_STYLE = {"ink": "contrast", "blueprint": "contrast", "pixel": "fluent"}
 """The family that a style is drawn from, where they are not called alike."""
 
 _VIEWS_PER_GLYPH = 16
-_PAIRS_PER_STYLE = 160
+_PAIRS_PER_STYLE = 560
 _TWICE_PER_CONCEPT = 1
 _HELD_OUT = 20
 
@@ -105,9 +107,8 @@ def _write_scenes(glyphs: Glyphs, folder: Path, rng: random.Random, progress: Pr
         records.append((concepts, style, colour))
         if index % 500 == 0:
             progress("scenes", index, len(plan))
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "scenes.npy", pictures)
-    (folder / "scenes.json").write_text(json.dumps(records), encoding="utf-8")
+    _keep(folder / "scenes.npy", pictures)
+    write_atomically(folder / "scenes.json", json.dumps(records).encode())
 
 
 def _plan(glyphs: Glyphs, rng: random.Random) -> list[tuple[tuple[str, ...], str, list[Image.Image]]]:
@@ -158,9 +159,8 @@ def build_art(
                 if svg is not None:
                     held_out = zlib.crc32(icon.encode()) % _HELD_OUT == 0
                     (unseen if held_out else seen).append(_portrait(svg, name, rng))
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "art.npy", np.stack(seen))
-        np.save(folder / "unseen.npy", np.stack(unseen))
+        _keep(folder / "art.npy", np.stack(seen))
+        _keep(folder / "unseen.npy", np.stack(unseen))
     return np.load(folder / "art.npy", mmap_mode="r"), np.load(folder / "unseen.npy", mmap_mode="r")
 
 
@@ -168,19 +168,31 @@ def build_other(artwork: dict[str, Path], folder: Path, *, seed: int, progress: 
     """Draw the emoji that show none of the vocabulary's concepts; uint8 `(count, 64, 64, 3)`."""
     if not (folder / "other.npy").exists():
         rng = random.Random(seed)
-        words = {word for e in CONCEPTS.values() for name in (e.name, *e.synonyms) for word in name.split()}
+        words = {
+            _stem(word) for e in CONCEPTS.values() for name in (e.name, *e.synonyms) for word in name.split()
+        }
         drawn = []
         families = [name for name, source in SOURCES.items() if source.trains and name != "glossy"]
         for step, name in enumerate(families):
             progress("other", step, len(families))
             family = Family(artwork[name])
-            free = [
-                icon for icon in family.names if not words & {part.rstrip("s") for part in icon.split("-")}
-            ]
+            free = [icon for icon in family.names if not words & {_stem(part) for part in icon.split("-")}]
             drawn += [_portrait(svg, name, rng) for icon in free if (svg := family.svg(icon)) is not None]
-        np.save(folder / "other.npy", np.stack(drawn))
+        _keep(folder / "other.npy", np.stack(drawn))
     other: Pixels = np.load(folder / "other.npy", mmap_mode="r")
     return other
+
+
+def _keep(path: Path, pictures: Pixels) -> None:
+    """Write a bank whole or not at all: a run that was killed must not find half of one."""
+    buffer = io.BytesIO()
+    np.save(buffer, pictures)
+    write_atomically(path, buffer.getvalue())
+
+
+def _stem(word: str) -> str:
+    """The word without a plural's s, so that `bus-stop`, `cats` and `scissors` are all recognised."""
+    return word.rstrip("s")
 
 
 def _portrait(svg: str, family: str, rng: random.Random) -> Pixels:

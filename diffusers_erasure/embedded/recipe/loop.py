@@ -36,14 +36,12 @@ class Schedule:
     Attributes:
         steps: Optimizer steps in all.
         learning_rate: Peak; linear warm-up over 2 % of the steps, then cosine to 2 %.
-        slow: Names of parameters (by prefix) that learn at half the rate.
         ema_decay: Of the averaged weights that are kept; the first steps use a shorter average.
         weight_decay: AdamW's.
     """
 
     steps: int
     learning_rate: float
-    slow: tuple[str, ...] = ()
     ema_decay: float = 0.999
     weight_decay: float = 0.01
 
@@ -118,6 +116,7 @@ def train(
     with _stop_flag() as stopped:
         for index in range(run.done, schedule.steps):
             generator.manual_seed((seed * 1_000_003 + index) * 64 + world.rank)
+            torch.manual_seed(generator.initial_seed())  # dropout has no generator of its own
             losses = run.advance(index, step, generator, world)
             now = time.monotonic()
             halt = index % 20 == 19 and world.any(stopped())
@@ -140,23 +139,16 @@ class _Run:
     def __init__(self, network: nn.Module, schedule: Schedule, folder: Path) -> None:
         self.network, self.schedule, self.folder = network, schedule, folder
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        slow = [
-            p
-            for n, p in network.named_parameters()
-            if p.requires_grad and n.startswith(schedule.slow or "\0")
-        ]
-        fast = [p for p in self.parameters if not any(p is other for other in slow)]
-        groups = [{"params": fast, "scale": 1.0}, {"params": slow, "scale": 0.5}]
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99), fused=True,
+            self.parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay,
+            betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.done = self.resumed_at = 0
 
     def advance(self, index: int, step: Step, generator: torch.Generator, world: World) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["scale"] * _rate(index, self.schedule)
+            group["lr"] = _rate(index, self.schedule)
         self.network.train()
         losses = step(index, generator)
         losses["loss"].backward()

@@ -55,11 +55,14 @@ def ship(work_dir: Path) -> Path:
     """Copy pipeline and judges into the package, add `ATTRIBUTION.md` and `SHA256SUMS`; return the folder."""
     folder = embedded_folder()
     folder.mkdir(exist_ok=True)
-    for part in (work_dir / "pipeline").iterdir():
-        shutil.copytree(part, folder / part.name, dirs_exist_ok=True) if part.is_dir() else shutil.copy(
-            part, folder
-        )
-    shutil.copytree(work_dir / "judges", folder / "judges", dirs_exist_ok=True)
+    for part in (*(work_dir / "pipeline").iterdir(), work_dir / "judges"):
+        if part.is_dir():
+            shutil.rmtree(folder / part.name, ignore_errors=True)
+            shutil.copytree(part, folder / part.name)
+        else:
+            shutil.copy(part, folder)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes files that only their owner reads
     (folder / "ATTRIBUTION.md").write_text(_attribution(), encoding="utf-8")
     files = sorted(
         path

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diffusers_erasure.embedded.recipe.captions import FRAMES, pair, single, twice
+from diffusers_erasure.embedded.recipe.captions import FRAMES, pair, plural, single, twice
 from diffusers_erasure.embedded.recipe.dataset import Scene
 from diffusers_erasure.embedded.vocabulary import COLOURS, CONCEPTS, GROUP_PHRASES, STYLES
 
@@ -120,6 +120,15 @@ def test_both_of_two_objects_are_named_left_first() -> None:
 def test_twice_the_same_says_two() -> None:
     assert all("two apples" in c for c in many(lambda rng: twice("apple", "noto", None, rng), 30))
     assert all("two scissors" in c for c in many(lambda rng: twice("scissors", "noto", None, rng), 30))
+
+
+@pytest.mark.parametrize(
+    ("concept", "several"),
+    [("church", "churches"), ("bus", "buses"), ("butterfly", "butterflies"), ("swords", "swords"),
+     ("santa claus", "santa claus"), ("light bulb", "light bulbs")],
+)  # fmt: skip
+def test_plurals_are_english(concept: str, several: str) -> None:
+    assert plural(concept) == several
 
 
 def test_a_scene_is_captioned_for_what_it_shows() -> None:

@@ -12,7 +12,7 @@ from diffusers_erasure.embedded import judges
 from diffusers_erasure.embedded.judges import JUDGE_LABELS, NONE, JudgeName, JudgeNetwork, load_judge
 from diffusers_erasure.embedded.recipe.pack import pack_judge
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
-from diffusers_erasure.errors import ArtifactNotFoundError, ConfigError
+from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError
 
 NAMES: tuple[JudgeName, ...] = ("concept", "concept-2", "style")
 every_judge = pytest.mark.parametrize("name", NAMES)
@@ -110,5 +110,13 @@ def test_weights_of_another_judge_do_not_load(folder: Path) -> None:
     pack_judge(new_judge("concept"), folder)
     pack_judge(new_judge("style"), folder)
     (folder / "concept.safetensors").replace(folder / "style.safetensors")
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ArtifactFormatError, match=r"(?s)style\.safetensors are damaged.*install the package"):
+        load_judge("style")
+
+
+def test_cut_off_weights_do_not_load(folder: Path) -> None:
+    pack_judge(new_judge("style"), folder)
+    path = folder / "style.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArtifactFormatError, match=r"style\.safetensors are damaged"):
         load_judge("style")

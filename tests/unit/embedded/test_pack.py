@@ -114,9 +114,14 @@ def test_shipping_again_replaces_what_changed(shipped: Path, work_dir: Path) -> 
     before = (shipped / "SHA256SUMS").read_bytes()
     damaged = shipped / "unet" / "diffusion_pytorch_model.safetensors"
     damaged.write_bytes(b"something else")
+    (shipped / "unet" / "of-an-earlier-run.safetensors").write_bytes(b"left behind")
     pack.ship(work_dir)
     assert (shipped / "SHA256SUMS").read_bytes() == before
     verified(shipped)
+
+
+def test_what_ships_can_be_read_by_everyone(shipped: Path) -> None:
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in shipped.rglob("*"))
 
 
 def test_everybody_whose_drawings_trained_it_is_named(shipped: Path) -> None:
