@@ -2,21 +2,46 @@
 
 components        tokenizer, text encoder, UNet, VAE and scheduler in one bundle
 text              prompts to tokens to text states, and where in them a concept stands
+text_path         the same, open at the token embeddings and differentiable
+soft_prompt       where the free tokens of an attacked prompt stand
 cross_attention   the matrices that a UNet applies to text states
+schedule          the trained noise schedule, and DDIM's step as a formula
+noise             what the UNet says about the noise, with and without guidance
+sampling          latents on the way from noise to a picture
 """
 
 from .components import DiffusionComponents, evaluating
 from .cross_attention import TextProjection, text_projections
+from .noise import NoisePredictor, PredictionType, add_noise, guide, noise_from_output
+from .sampling import Alignment, SamplingPath, partial_sample
+from .schedule import ddim_grid, ddim_step, training_scheduler
+from .soft_prompt import Placement, SoftPrompt, ordinary_tokens
 from .text import EncodedBatch, TokenizedPrompt, distinct, encode, tokenize
+from .text_path import TextPath
 
 __all__ = [
+    "Alignment",
     "DiffusionComponents",
     "EncodedBatch",
+    "NoisePredictor",
+    "Placement",
+    "PredictionType",
+    "SamplingPath",
+    "SoftPrompt",
+    "TextPath",
     "TextProjection",
     "TokenizedPrompt",
+    "add_noise",
+    "ddim_grid",
+    "ddim_step",
     "distinct",
     "encode",
     "evaluating",
+    "guide",
+    "noise_from_output",
+    "ordinary_tokens",
+    "partial_sample",
     "text_projections",
     "tokenize",
+    "training_scheduler",
 ]

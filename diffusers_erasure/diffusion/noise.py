@@ -1,0 +1,189 @@
+"""What a UNet says about the noise, whatever it was trained to predict.
+
+Diffusion models noise a latent `z_0` as
+
+    z_t = a_t z_0 + s_t e        with a_t = sqrt(alphas_cumprod[t]), s_t = sqrt(1 - alphas_cumprod[t])
+
+Stable Diffusion 1.x predicts the noise `e`; some 2.x models predict `v = a_t e - s_t z_0` (Salimans and Ho,
+arXiv:2202.00512, appendix D), from which `e = a_t v + s_t z_t`. The papers of this field are written for `e`,
+so everything here speaks of noise, and a method works with both kinds of model.
+
+Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) takes `e_0 + scale (e_c - e_0)`, with `e_0` for
+the unconditional prompt and `e_c` for the prompt; both halves go through the UNet as one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Self, cast
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from diffusers_erasure.errors import ConfigError
+
+from .components import DiffusionComponents
+from .schedule import training_scheduler
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """`a_t z_0 + s_t e`.
+
+    Args:
+        latents: Clean latents `z_0`, `(batch, channels, height, width)`.
+        noise: `e`, of the same shape.
+        timesteps: `(batch,)`.
+        alphas_cumprod: `(train timesteps,)`.
+    """
+    signal, spread = _levels(timesteps, alphas_cumprod, latents)
+    return signal * latents + spread * noise
+
+
+def noise_from_output(
+    output: Tensor,
+    latents: Tensor,
+    timesteps: Tensor,
+    alphas_cumprod: Tensor,
+    prediction_type: PredictionType,
+) -> Tensor:
+    """The noise that a UNet's output stands for, `(batch, channels, height, width)`."""
+    if prediction_type == "epsilon":
+        return output
+    signal, spread = _levels(timesteps, alphas_cumprod, output)
+    return signal * output + spread * latents
+
+
+def _levels(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """`a_t` and `s_t` of each row, `(batch, 1, 1, 1)`."""
+    level = alphas_cumprod.to(like.device)[timesteps.to(like.device)].to(like.dtype).reshape(-1, 1, 1, 1)
+    return level.sqrt(), (1 - level).sqrt()
+
+
+class Evaluations:
+    """Counter of UNet evaluations, one for each sample of a batch."""
+
+    def __init__(self) -> None:
+        self.forward = 0
+
+
+@dataclass(frozen=True)
+class NoisePredictor:
+    """A UNet as a function from noisy latents, timesteps and text states to noise.
+
+    Weights are neither frozen nor cast here: whoever optimises something else should keep gradients off them
+    (`only_trainable`), which halves the cost of a backward pass.
+
+    Attributes:
+        unet: The network.
+        alphas_cumprod: Share of signal that is left at each timestep, `(train timesteps,)`, float32.
+        prediction_type: What the network's output means.
+        counter: What `evaluations` reads; predictors that share a counter are counted together.
+    """
+
+    unet: UNet2DConditionModel
+    alphas_cumprod: Tensor
+    prediction_type: PredictionType = "epsilon"
+    counter: Evaluations = field(default_factory=Evaluations, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, components: DiffusionComponents, *, unet: UNet2DConditionModel | None = None) -> Self:
+        """The predictor of a pipeline's UNet, or of another one with the same schedule.
+
+        Raises:
+            ConfigError: The model predicts something that noise cannot be computed from.
+        """
+        scheduler = training_scheduler(components.scheduler)
+        return cls(
+            unet=components.unet if unet is None else unet,
+            alphas_cumprod=scheduler.alphas_cumprod.float(),
+            prediction_type=cast(PredictionType, scheduler.config.prediction_type),
+        )
+
+    @property
+    def evaluations(self) -> int:
+        """Samples that went through the UNet so far."""
+        return self.counter.forward
+
+    def reset(self) -> None:
+        """Count from zero again."""
+        self.counter.forward = 0
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        """Predicted noise `(batch, channels, height, width)`, float32, differentiable in every input.
+
+        Args:
+            latents: `(batch, channels, height, width)`.
+            timesteps: `(batch,)`, or one for all.
+            states: `(batch, tokens, width)`, or `(tokens, width)` for all.
+        """
+        batch = latents.shape[0]
+        device, dtype = self.unet.device, self.unet.dtype
+        times = torch.as_tensor(timesteps, device=device).expand(batch)
+        inputs = latents.to(device)
+        self.counter.forward += batch
+        output = self.unet(
+            inputs.to(dtype), times, encoder_hidden_states=_rows(states, batch).to(device, dtype)
+        ).sample
+        return noise_from_output(
+            output.float(), inputs.float(), times, self.alphas_cumprod, self.prediction_type
+        )
+
+    def both(
+        self, latents: Tensor, timesteps: Tensor, states: Tensor, unconditional: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Noise for the prompts and for the unconditional prompt, `(e_c, e_0)`, as one batch.
+
+        Args:
+            latents: `(batch, channels, height, width)`.
+            timesteps: `(batch,)`, or one for all.
+            states: `(batch, tokens, width)`, or `(tokens, width)` for all.
+            unconditional: States of the unconditional prompt, likewise.
+        """
+        batch = latents.shape[0]
+        times = torch.as_tensor(timesteps, device=latents.device).expand(batch)
+        conditional = _rows(states, batch)
+        other = _rows(unconditional, batch).to(conditional.device, conditional.dtype)
+        if other.shape != conditional.shape:
+            raise ConfigError(
+                f"unconditional states of shape {tuple(other.shape)} stand beside states of shape "
+                f"{tuple(conditional.shape)}; both must have the same tokens and width to be one batch; pad "
+                f"both prompts to the model's length"
+            )
+        noise = self(torch.cat([latents] * 2), torch.cat([times] * 2), torch.cat([conditional, other]))
+        with_prompt, without = noise.chunk(2)
+        return with_prompt, without
+
+    def guided(
+        self, latents: Tensor, timesteps: Tensor, states: Tensor, unconditional: Tensor, scale: float
+    ) -> Tensor:
+        """Classifier-free guidance, `e_0 + scale (e_c - e_0)`; at scale 1 the second half is not computed.
+
+        Args:
+            latents: `(batch, channels, height, width)`.
+            timesteps: `(batch,)`, or one for all.
+            states: `(batch, tokens, width)`, or `(tokens, width)` for all.
+            unconditional: States of the unconditional prompt, likewise.
+            scale: Guidance scale.
+        """
+        if scale == 1:
+            return self(latents, timesteps, states)
+        return guide(*self.both(latents, timesteps, states, unconditional), scale)
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """`e_0 + scale (e_c - e_0)`."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def _rows(states: Tensor, batch: int) -> Tensor:
+    """Text states for every row, `(batch, tokens, width)`."""
+    stacked = states if states.ndim == 3 else states.unsqueeze(0)
+    if stacked.ndim != 3 or stacked.shape[0] not in (1, batch):
+        raise ConfigError(
+            f"text states have the shape {tuple(states.shape)} for {batch} latents; expected one row for "
+            f"each latent, or one for all: ({batch}, tokens, width); repeat the states to the batch"
+        )
+    return stacked.expand(batch, -1, -1)
