@@ -1,0 +1,190 @@
+"""Which attacks there are: those of this folder, and those of other packages.
+
+    @attack("random_tokens", config=RandomTokensConfig, access=Access.NONE)
+    def random_tokens(items, target, config, *, base, report): yield AttackOutcome(...)
+
+One file is all that an attack needs: it is found by being here, or by an entry point of the group
+`diffusers_erasure.attacks` that names its module. Its function takes prompts and yields one outcome for each,
+in any order; `running.run_attack` (or `AttackSpec.run`) adds what all attacks share: the erasure's state
+before and after, failures, shards, the store of finished outcomes, progress.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
+
+from diffusers_erasure.errors import ConfigError
+
+from .base import AttackedPrompt, AttackOutcome, AttackTarget
+from .config import AttackConfig
+from .progress import AttackProgressCallback, silent
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "diffusers_erasure.attacks"
+_registered: dict[str, AttackSpec] = {}
+
+
+class Access(StrEnum):
+    """What the attacker must hold."""
+
+    WHITE_BOX = "white box"
+    BLACK_BOX = "black box"
+    NONE = "none"
+
+
+class Search(Protocol):
+    """An attack's own part: from prompts to outcomes."""
+
+    def __call__(
+        self,
+        items: Iterator[AttackedPrompt],
+        target: AttackTarget,
+        config: Any,
+        *,
+        base: AttackTarget | None,
+        report: Callable[[int], None],
+    ) -> Iterator[AttackOutcome]:
+        """Attack.
+
+        Args:
+            items: Prompts, to be taken only as they are begun (`progress.take`): if the attack fails, those
+                that were taken and have no outcome count as failed, and the others go on.
+            target: The pipeline under attack.
+            config: Settings, of the class that the attack registered.
+            base: The un-erased pipeline, where there is one.
+            report: Told how many steps were done, summed over prompts.
+        """
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """One registered attack.
+
+    Attributes:
+        name: What the user types.
+        config: Its settings class.
+        search: The attack itself.
+        access: What the attacker must hold.
+        needs_base: It cannot run without the un-erased pipeline.
+        version: Raised when its results change; outcomes that were kept are then made again.
+        summary: One line for tables.
+        module: Where it comes from.
+    """
+
+    name: str
+    config: type[AttackConfig]
+    search: Search
+    access: Access
+    needs_base: bool
+    version: str
+    summary: str
+    module: str
+
+    def run(
+        self,
+        items: Sequence[AttackedPrompt],
+        target: AttackTarget,
+        config: AttackConfig | None = None,
+        *,
+        base: AttackTarget | None = None,
+        progress: AttackProgressCallback = silent,
+        store: Path | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> list[AttackOutcome]:
+        """Attack every prompt; see `running.run_attack`."""
+        from .running import run_attack
+
+        return run_attack(self, items, target, config, base=base, progress=progress, store=store, shard=shard)
+
+
+Function = TypeVar("Function", bound=Callable[..., Iterator[AttackOutcome]])
+
+
+def attack(
+    name: str, *, config: type[AttackConfig], access: Access, needs_base: bool = False, version: str = "1"
+) -> Callable[[Function], Function]:
+    """Register an attack's function under a name; its docstring's first line is the summary.
+
+    Args:
+        name: What the user types.
+        config: Settings class.
+        access: What the attacker must hold.
+        needs_base: Whether the attack needs the un-erased pipeline.
+        version: Raised when results change.
+
+    Raises:
+        ConfigError: Another function has that name, or the settings class is not one of ours.
+    """
+
+    def register(search: Function) -> Function:
+        home = getattr(search, "__module__", "?")
+        known = _registered.get(name)
+        if known is not None and known.module != home:
+            raise ConfigError(
+                f"two attacks are named {name!r}, in {known.module} and in {home}; a name belongs to one "
+                f"attack; rename or uninstall one of them"
+            )
+        if not issubclass(config, AttackConfig):
+            raise ConfigError(
+                f"the settings of attack {name!r} are a {config.__name__}; a subclass of AttackConfig is "
+                f"needed; derive it from diffusers_erasure.attacks.AttackConfig"
+            )
+        summary = (inspect.getdoc(search) or "").partition("\n")[0].rstrip(".")
+        _registered[name] = AttackSpec(
+            name, config, search, Access(access), needs_base, version, summary, home
+        )
+        return search
+
+    return register
+
+
+def attacks() -> Mapping[str, AttackSpec]:
+    """Every attack by name, in alphabetical order."""
+    _discover()
+    return MappingProxyType(dict(sorted(_registered.items())))
+
+
+def attack_named(name: str) -> AttackSpec:
+    """The attack of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    known = attacks()
+    wanted = name.replace("-", "_")
+    if wanted not in known:
+        near = get_close_matches(wanted, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        raise ConfigError(f"there is no attack {name!r}; known attacks are {', '.join(known)}; {advice}")
+    return known[wanted]
+
+
+@lru_cache(maxsize=1)
+def _discover() -> None:
+    """Import what may register an attack: the modules of this folder, then the entry points."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry.load()
+        except ImportError as error:
+            logger.warning(
+                "the attack %r of %s cannot be imported (%s) and is left out; reinstall or remove it",
+                entry.name,
+                entry.dist.name if entry.dist else "an unknown package",
+                error,
+            )
