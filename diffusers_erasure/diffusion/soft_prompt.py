@@ -77,11 +77,7 @@ class SoftPrompt:
         Raises:
             ConfigError: The placement is unknown, there is no token to add to, or it does not fit.
         """
-        tokenized = (
-            prompt
-            if isinstance(prompt, TokenizedPrompt)
-            else tokenize(tokenizer, prompt, max_tokens=_NO_LIMIT)
-        )
+        tokenized = tokenize(tokenizer, prompt, max_tokens=_NO_LIMIT) if isinstance(prompt, str) else prompt
         self.placement = _placement(placement)
         self.text = tokenized.text
         start, *words, end = tokenized.ids
@@ -136,7 +132,13 @@ class SoftPrompt:
         return full.index_copy(1, places, free)
 
     def fill(self, free: Sequence[int] | Tensor) -> Tensor:
-        """Token ids with these ids at the free places: `(k,)` to `(tokens,)`, `(batch, k)` to `(batch, tokens)`.
+        """Token ids with these ids at the free places.
+
+        Args:
+            free: `(k,)` or `(batch, k)`.
+
+        Returns:
+            `(tokens,)` or `(batch, tokens)`.
 
         Raises:
             ConfigError: There are not k of them, or the free tokens are added to others (`add`).
@@ -144,8 +146,8 @@ class SoftPrompt:
         given = torch.as_tensor(free, dtype=torch.long)
         if given.shape[-1] != self.count or self.placement is Placement.ADD:
             raise ConfigError(
-                f"{tuple(given.shape)} token ids cannot stand at {self.count} free places ({self.placement}); "
-                f"expected {self.count} ids and a placement that gives them places of their own; choose prefix"
+                f"{tuple(given.shape)} token ids cannot stand at {self.count} places ({self.placement}); "
+                f"expected {self.count} ids and a placement that gives them places of their own; take prefix"
             )
         ids = self.ids.to(given.device).expand(*given.shape[:-1], -1).clone()
         ids[..., torch.tensor(self.positions, device=given.device)] = given
