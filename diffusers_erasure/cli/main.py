@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import logging
 import shutil
 import sys
 import textwrap
@@ -107,6 +108,7 @@ def _unknown(name: str, commands: dict[str, Command]) -> str:
 
 
 def _run(command: Command, arguments: Sequence[str], *, debug: bool) -> int:
+    logging.getLogger("transformers.utils.import_utils").addFilter(_matters_here)
     try:
         entry: Callable[[Sequence[str]], int] = importlib.import_module(command.module).main
         return entry(arguments)
@@ -121,6 +123,11 @@ def _run(command: Command, arguments: Sequence[str], *, debug: bool) -> int:
         # The reader (`| head`) went away: that is its right. Keep Python from complaining again at exit.
         sys.stdout = None
         return EXIT_OK
+
+
+def _matters_here(record: logging.LogRecord) -> bool:
+    """Transformers says at import that torchvision is missing, which nothing here needs."""
+    return "requires torchvision" not in record.getMessage()
 
 
 def _fail(message: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_a_fault_of_ours_is_not_hidden(fake_command: FakeCommand) -> None:
     fake_command(raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         main(["probe-it"])
+
+
+def test_what_a_missing_torchvision_means_is_not_told(
+    fake_command: FakeCommand, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing here needs it; what else transformers says at import still reaches the user."""
+    log = logging.getLogger("transformers.utils.import_utils")
+
+    def body(argv: list[str]) -> int:
+        log.warning("`X` requires torchvision (not installed)")
+        log.warning("something else")
+        return 0
+
+    fake_command(body)
+    assert main(["probe-it"]) == 0
+    log.removeFilter(command_line._matters_here)
+    assert [record.message for record in caplog.records] == ["something else"]
 
 
 def test_interrupting_is_no_traceback(fake_command: FakeCommand, capsys: Captured) -> None:
