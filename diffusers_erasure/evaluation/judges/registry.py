@@ -1,19 +1,31 @@
-"""The table of judges: every module of this folder, and the entry points of other packages."""
+"""The table of judges: every module of this folder, and the entry points of other packages.
+
+A judge that needs no settings registers itself with `@judge`; judges with one family name make a panel. A
+kind of judge that takes settings, such as "any image classifier", registers with `@judge_family` a function
+from what was asked for to a panel. Both are asked for in one word, see `request.py`.
+"""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from diffusers_erasure.errors import ConfigError
+import torch
+from torch import Tensor
+
+from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.prompt_sets import JudgeRole
 
-from .base import Judge
+from .base import Judge, find_labels
+from .request import JudgeRequest, parse_judge
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "diffusers_erasure.judges"
 
@@ -37,11 +49,19 @@ class JudgeSpec:
 
 @dataclass(frozen=True)
 class Panel:
-    """The judges of one family, by the question that each answers."""
+    """The judges of one family, by the question that each answers.
+
+    Attributes:
+        concept: Names concepts.
+        style: Names styles.
+        second: Names concepts too, and is of another architecture.
+        asked: Labels that count as the concept, if whoever asked for the panel said so.
+    """
 
     concept: Judge
     style: Judge | None = None
     second: Judge | None = None
+    asked: tuple[str, ...] = ()
 
     def of(self, role: JudgeRole) -> Judge:
         """The judge for a question."""
@@ -61,7 +81,34 @@ class Panel:
         return tuple(found for found in (self.concept, self.second, self.style) if found is not None)
 
 
+@dataclass(frozen=True)
+class Question:
+    """One judge, bound to the labels that count: what attacks and confusion matrices ask.
+
+    Attributes:
+        judge: Who answers.
+        labels: The judge's own labels; a picture that shows one of them shows the concept.
+    """
+
+    judge: Judge
+    labels: tuple[str, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Whether each picture shows the concept: `(pictures,)` bool for `(pictures, 3, h, w)` uint8."""
+        answers = self.judge.judge(images).shows([self.labels] * len(images))
+        return torch.tensor(answers, dtype=torch.bool)
+
+    def __str__(self) -> str:
+        """The question in words: `church by embedded-concept 1, threshold 0.25`."""
+        judge = self.judge
+        return f"{' or '.join(self.labels)} by {judge.name} {judge.version}, threshold {judge.threshold:g}"
+
+
+LoadFamily = Callable[[JudgeRequest, str], Panel]
+"""Makes the panel that a request asks for, on a device."""
+
 _REGISTRY: dict[str, JudgeSpec] = {}
+_FAMILIES: dict[str, LoadFamily] = {}
 
 
 def judge(
@@ -78,6 +125,20 @@ def judge(
     return register
 
 
+def judge_family(name: str) -> Callable[[LoadFamily], LoadFamily]:
+    """Register a kind of judge that takes settings, such as the weights to use (decorator)."""
+
+    def register(load: LoadFamily) -> LoadFamily:
+        if name in _FAMILIES:
+            raise ConfigError(
+                f"there are two families of judges named {name!r}; names are unique; rename one of them"
+            )
+        _FAMILIES[name] = load
+        return load
+
+    return register
+
+
 @lru_cache(maxsize=1)
 def _discover() -> None:
     package = __package__ or ""
@@ -88,26 +149,97 @@ def _discover() -> None:
 
 
 def judges() -> dict[str, JudgeSpec]:
-    """Every judge by name."""
+    """Every judge that needs no settings, by name."""
     _discover()
     return dict(sorted(_REGISTRY.items()))
 
 
+def judge_families() -> tuple[str, ...]:
+    """Every family that `--judge` can name."""
+    return tuple(sorted({spec.family for spec in judges().values()} | set(_FAMILIES)))
+
+
 def load_panel(family: str = "embedded", *, device: str = "cpu") -> Panel:
-    """Load the judges of one family."""
-    known = judges().values()
-    found = {spec.role: spec for spec in known if spec.family == family}
-    if JudgeRole.CONCEPT not in found:
-        families = sorted({spec.family for spec in known})
-        near = get_close_matches(family, families, n=1)
+    """Load the judges of one family.
+
+    Args:
+        family: `family:location@revision#label,option=value`, of which only the family must be there; see
+            `request.py`.
+        device: Where their networks are to be.
+
+    Raises:
+        ConfigError: There is no such family, or it has no such setting.
+    """
+    request = parse_judge(family)
+    families = judge_families()
+    if request.family in _FAMILIES:
+        panel = _FAMILIES[request.family](request, device)
+    elif request.family in families:
+        request.check(location=False)
+        panel = _registered_panel(request.family, device)
+    else:
+        near = get_close_matches(request.family, families, n=1)
         raise ConfigError(
-            f"there is no panel of judges named {family!r}; known panels are "
+            f"there is no panel of judges named {request.family!r}; known panels are "
             f"{', '.join(families) or 'none'}; "
             + (f"did you mean {near[0]!r}?" if near else "choose one of these")
         )
-    loaded = {role: spec.load(device) for role, spec in found.items()}
+    return replace(panel, asked=panel.asked or request.labels)
+
+
+def _registered_panel(family: str, device: str) -> Panel:
+    loaded = {spec.role: spec.load(device) for spec in judges().values() if spec.family == family}
+    if JudgeRole.CONCEPT not in loaded:
+        raise ConfigError(
+            f"the panel {family!r} has no judge that names concepts; expected one with "
+            "role=JudgeRole.CONCEPT; register it too"
+        )
     return Panel(
         concept=loaded[JudgeRole.CONCEPT],
         style=loaded.get(JudgeRole.STYLE),
         second=loaded.get(JudgeRole.SECOND),
     )
+
+
+def load_question(family: str = "embedded", labels: Sequence[str] = (), *, device: str = "cpu") -> Question:
+    """Load a judge and the labels that count as showing the concept.
+
+    Args:
+        family: As for `load_panel`; labels that it names itself take precedence.
+        labels: What counts otherwise: the concept's name, say. A style is asked of the style judge.
+        device: Where the network is to be.
+
+    Raises:
+        ConfigError: No labels were given, and the family has none of its own.
+        EvaluationError: No judge of the panel knows one of the labels.
+    """
+    panel = load_panel(family, device=device)
+    return panel_question(panel, panel.asked or tuple(labels))
+
+
+def panel_question(panel: Panel, labels: Sequence[str], *, second: bool = False) -> Question:
+    """The question whether a picture shows one of some labels, asked of the judge that knows them.
+
+    Args:
+        panel: The judges.
+        labels: What counts; each must be known to one and the same judge.
+        second: Ask the second concept judge.
+
+    Raises:
+        ConfigError: There are no labels, or there is no second judge.
+        EvaluationError: No judge of the panel knows one of the labels.
+    """
+    if not labels:
+        raise ConfigError(
+            f"nothing was asked of the judge {panel.concept.name!r}; expected labels that count as the "
+            "concept; write them behind a #, as in --judge embedded#church"
+        )
+    if second:
+        judge = panel.of(JudgeRole.SECOND)
+        return Question(judge, find_labels(labels, judge.labels))
+    if panel.style is not None:
+        try:
+            return Question(panel.style, find_labels(labels, panel.style.labels))
+        except EvaluationError:
+            logger.debug("%s names no %s; asking %s", panel.style.name, labels, panel.concept.name)
+    return Question(panel.concept, find_labels(labels, panel.concept.labels))
