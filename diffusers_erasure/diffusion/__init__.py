@@ -7,12 +7,22 @@ soft_prompt       where the free tokens of an attacked prompt stand
 cross_attention   the matrices that a UNet applies to text states
 schedule          the trained noise schedule, and DDIM's step as a formula
 noise             what the UNet says about the noise, with and without guidance
+parameters        which weights a method trains, in named groups
 sampling          latents on the way from noise to a picture
 """
 
 from .components import DiffusionComponents, evaluating
 from .cross_attention import TextProjection, text_projections
 from .noise import NoisePredictor, PredictionType, add_noise, guide, noise_from_output
+from .parameters import (
+    Component,
+    LayerPart,
+    component_of,
+    frozen,
+    only_trainable,
+    parameter_groups,
+    trainable_parameters,
+)
 from .sampling import Alignment, SamplingPath, partial_sample
 from .schedule import ddim_grid, ddim_step, training_scheduler
 from .soft_prompt import Placement, SoftPrompt, ordinary_tokens
@@ -21,8 +31,10 @@ from .text_path import TextPath
 
 __all__ = [
     "Alignment",
+    "Component",
     "DiffusionComponents",
     "EncodedBatch",
+    "LayerPart",
     "NoisePredictor",
     "Placement",
     "PredictionType",
@@ -32,16 +44,21 @@ __all__ = [
     "TextProjection",
     "TokenizedPrompt",
     "add_noise",
+    "component_of",
     "ddim_grid",
     "ddim_step",
     "distinct",
     "encode",
     "evaluating",
+    "frozen",
     "guide",
     "noise_from_output",
+    "only_trainable",
     "ordinary_tokens",
+    "parameter_groups",
     "partial_sample",
     "text_projections",
     "tokenize",
+    "trainable_parameters",
     "training_scheduler",
 ]

@@ -2,7 +2,7 @@
 
 Attacks and adversarial training look for *embeddings* that bring a concept back, but a text encoder takes
 token ids. `TextPath` gives the encoder ids and, with a forward hook on its token embedding, exchanges what
-they are looked up as. Positions, mask and all layers remain the encoder's own code, so that with the looked-up
+they are looked up as. Positions, mask and layers remain the encoder's own code, so that with the looked-up
 embeddings the states equal the stock ones bit for bit. The hook lives only during the call.
 """
 
