@@ -2,7 +2,8 @@
 
 The interval is Wilson's score interval (Wilson, 1927): unlike the textbook one it stays inside [0, 1] and is
 honest at 0 of n. Two rates that were measured on the same prompts and seeds are compared by McNemar's test in
-its exact, binomial form, which looks only at the pictures on which the two differ.
+its exact, binomial form, which looks only at the pictures on which the two differ; how far apart they are has
+Newcombe's interval for paired rates (Stat. Med. 17, 1998, method 10), which is built from Wilson's.
 """
 
 from collections.abc import Sequence
@@ -45,6 +46,42 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     tail = sum(comb(discordant, count) for count in range(min(first_only, second_only) + 1))
     # Integers are divided last: 2**n is exact, a float of it is not.
     return min(1.0, float(2 * tail / 2**discordant))
+
+
+def paired_difference(both: int, first_only: int, second_only: int, neither: int) -> tuple[float, float]:
+    """Bounds of the 95 % interval of the second rate minus the first, on the same prompts and seeds.
+
+    Args:
+        both: Pairs in which both measurements succeeded.
+        first_only: Pairs in which only the first did.
+        second_only: Pairs in which only the second did.
+        neither: Pairs in which neither did.
+
+    Returns:
+        Lower and upper bound, each in [-1, 1].
+    """
+    n = both + first_only + second_only + neither
+    for count in (both, first_only, second_only, neither):
+        check_counts(count, n)
+    first, second = both + first_only, both + second_only
+    first_low, first_high = wilson_interval(first, n)
+    second_low, second_high = wilson_interval(second, n)
+    phi = _phi_corrected(both, first_only, second_only, neither)
+    difference = (second - first) / n
+    below = second / n - second_low, first_high - first / n
+    above = second_high - second / n, first / n - first_low
+    low, high = (sqrt(max(0.0, a * a - 2 * phi * a * b + b * b)) for a, b in (below, above))
+    return max(-1.0, difference - low), min(1.0, difference + high)
+
+
+def _phi_corrected(both: int, first_only: int, second_only: int, neither: int) -> float:
+    """Correlation of paired outcomes, corrected towards 0 if positive (method 10); 0 if undefined."""
+    margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)
+    if margins == 0:
+        return 0.0
+    n = both + first_only + second_only + neither
+    cross = both * neither - first_only * second_only
+    return (max(cross - n / 2, 0.0) if cross > 0 else float(cross)) / sqrt(margins)
 
 
 def cohen_kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
