@@ -47,26 +47,11 @@ def setting(
     return cast(Value, Field(default=default, description=full, json_schema_extra=notes, **bounds))
 
 
-class TrainingConfig(BaseModel):
-    """What every method is told."""
+class RunSettings(BaseModel):
+    """What every run is told: where its result goes, and the seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    concept: tuple[str, ...] = Field(
-        description="concept to erase: an object, style, identity or theme, in words", min_length=1
-    )
-    anchor: tuple[str, ...] = setting(
-        (), "what a concept is mapped to: one for all or one for each; '' is the prompt without the concept"
-    )
-    concept_kind: ConceptKind | None = setting(
-        None, "kind of the concepts that the embedded vocabulary does not know; object unless given"
-    )
-    pretrained_model_name_or_path: str = setting(
-        "embedded", "base model: a folder, a Hub id, or 'embedded'", recorded=False
-    )
-    revision: str | None = setting(None, "branch, tag or commit of the base model on the Hub", recorded=False)
-    cache_dir: Path | None = setting(None, "where downloads from the Hub are kept", recorded=False)
-    local_files_only: bool = setting(False, "never ask the Hub", recorded=False)
     output_dir: Path | None = setting(
         None, "folder for the artifact; outputs/<concept>-<method> unless given", recorded=False
     )
@@ -95,11 +80,6 @@ class TrainingConfig(BaseModel):
                 f"settings that cannot be used: {faults}; see the method's --help for what each one takes"
             ) from error
 
-    @property
-    def concepts(self) -> ConceptSet:
-        """The concepts with their synonyms, anchors and kinds."""
-        return resolve_concepts(self.concept, anchors=self.anchor, kind=self.concept_kind)
-
     def records(self) -> dict[str, SettingRecord]:
         """Every setting that shapes the result, with its meaning, for the artifact's manifest."""
         values = self.model_dump(mode="json")
@@ -108,6 +88,42 @@ class TrainingConfig(BaseModel):
             for name, info in type(self).model_fields.items()
             if not isinstance(info.json_schema_extra, dict) or info.json_schema_extra.get("recorded", True)
         }
+
+
+class TrainingConfig(RunSettings):
+    """What every method is told."""
+
+    concept: tuple[str, ...] = Field(
+        description="concept to erase: an object, style, identity or theme, in words", min_length=1
+    )
+    anchor: tuple[str, ...] = setting(
+        (), "what a concept is mapped to: one for all or one for each; '' is the prompt without the concept"
+    )
+    concept_kind: ConceptKind | None = setting(
+        None, "kind of the concepts that the embedded vocabulary does not know; object unless given"
+    )
+    pretrained_model_name_or_path: str = setting(
+        "embedded", "base model: a folder, a Hub id, or 'embedded'", recorded=False
+    )
+    revision: str | None = setting(None, "branch, tag or commit of the base model on the Hub", recorded=False)
+    cache_dir: Path | None = setting(None, "where downloads from the Hub are kept", recorded=False)
+    local_files_only: bool = setting(False, "never ask the Hub", recorded=False)
+
+    @classmethod
+    def with_preset(cls, preset: str | None, base: str | None) -> type[Self]:
+        """This class with the defaults of a preset, for methods that have presets.
+
+        Args:
+            preset: The preset's name, if one was asked for.
+            base: The base model, if one was named.
+        """
+        del preset, base
+        return cls
+
+    @property
+    def concepts(self) -> ConceptSet:
+        """The concepts with their synonyms, anchors and kinds."""
+        return resolve_concepts(self.concept, anchors=self.anchor, kind=self.concept_kind)
 
 
 def unknown_setting(name: str, known: tuple[str, ...]) -> str:
