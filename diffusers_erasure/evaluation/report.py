@@ -15,80 +15,62 @@ concept, and as not showing what should be kept.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from diffusers_erasure.errors import EvaluationError
 
+from .attack_report import AttackSection
 from .intervals import mcnemar_exact
 from .prompt_sets import Purpose
 from .proportion import Proportion
+from .records import (
+    NOT_MEASURED,
+    POSITIVE_CONTROL_FLOOR,
+    Accounting,
+    JudgeRecord,
+    NotMeasured,
+    Record,
+    Verdict,
+    check_states,
+)
 
-FORMAT_VERSION = 1
-NOT_MEASURED = "not measured"
-VERIFIED = "verified"
-POSITIVE_CONTROL_FLOOR = 0.95
-"""Share of the base model's own-name pictures in which the judge must see the concept."""
+__all__ = [
+    "FORMAT_VERSION",
+    "NOT_MEASURED",
+    "POSITIVE_CONTROL_FLOOR",
+    "RETENTION_CONTROL_FLOOR",
+    "SCOPE",
+    "Accounting",
+    "ConceptCount",
+    "Control",
+    "ErasureRecord",
+    "EvaluationReport",
+    "JudgeRecord",
+    "Row",
+    "Settings",
+    "Verdict",
+    "overall_verdict",
+    "read_report",
+]
+
+FORMAT_VERSION: Literal[2] = 2
+"""Raised when the meaning of a report changes. Version 1 knew no attacks and no validation of the judge; such a
+report is refused, since what it lacks cannot be filled in: the evaluation is run again, on the pictures that it
+kept."""
 RETENTION_CONTROL_FLOOR = 0.5
 """Share of a retention row that the base must draw itself, or the row says nothing about what was kept."""
-BROKEN_SHARE = 0.05
-"""Share of failed pictures above which a row is broken."""
 SCOPE = (
     "Figures from the embedded pipeline show the ordering of methods and that the harness works, not how "
     "robust the same method is on Stable Diffusion 1.4. Whoever holds the base weights can undo an erasure."
 )
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Verdict(StrEnum):
-    """How far the figures of a row or a report may be believed."""
-
-    MEASURED = "measured"
-    DEGENERATE = "degenerate"
-    BROKEN = "broken"
-    HARNESS_INVALID = "harness invalid"
-
-
-class JudgeRecord(_Record):
-    """Which judge answered, with the threshold that was fixed beforehand."""
-
-    name: str
-    version: str
-    sha256: str
-    threshold: float
-
-
-class Accounting(_Record):
-    """Complete runs only: planned = finished + failed."""
-
-    planned: int = Field(ge=1)
-    finished: int = Field(ge=0)
-    failed: int = Field(ge=0)
-    faults: Mapping[str, int] = Field(default={}, description="what failed, and how often")
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        if self.planned != self.finished + self.failed or self.failed != sum(self.faults.values()):
-            raise ValueError(
-                f"planned {self.planned}, finished {self.finished}, failed {self.failed} with faults "
-                f"{dict(self.faults)} do not add up; expected planned = finished + failed; finish the run"
-            )
-        return self
-
-    @property
-    def broken(self) -> bool:
-        """Whether too many pictures failed for the row to mean anything."""
-        return self.failed > BROKEN_SHARE * self.planned
-
-
-class ConceptCount(_Record):
+class ConceptCount(Record):
     """One concept's share of a row."""
 
     label: str
@@ -97,7 +79,7 @@ class ConceptCount(_Record):
     erased: int = Field(ge=0, description="pictures of the erased pipeline that show it")
 
 
-class Row(_Record):
+class Row(Record):
     """One prompt set: how many pictures show what was asked for, before and after, on the same seeds."""
 
     name: str
@@ -160,7 +142,7 @@ class Row(_Record):
         )
 
 
-class Control(_Record):
+class Control(Record):
     """Controls of the harness itself."""
 
     positive: Proportion = Field(description="base pictures, own name: the judge sees the concept")
@@ -176,7 +158,7 @@ class Control(_Record):
         return self.positive.rate >= POSITIVE_CONTROL_FLOOR and self.screened.k == self.screened.n
 
 
-class ErasureRecord(_Record):
+class ErasureRecord(Record):
     """What was evaluated, and the proof that it was active."""
 
     digest: str = Field(description="sha256 of the artifact's manifest")
@@ -191,16 +173,11 @@ class ErasureRecord(_Record):
 
     @model_validator(mode="after")
     def _was_active(self) -> Self:
-        for when, state in (("before", self.state_before), ("after", self.state_after)):
-            if state != VERIFIED:
-                raise ValueError(
-                    f"the erasure was {state!r} {when} the measurement; expected {VERIFIED!r}, or the "
-                    "figures would be of another model; load the artifact again and measure again"
-                )
+        check_states(self.state_before, self.state_after)
         return self
 
 
-class Settings(_Record):
+class Settings(Record):
     """How the pictures were made."""
 
     steps: int = Field(ge=1)
@@ -212,10 +189,10 @@ class Settings(_Record):
     device: str
 
 
-class EvaluationReport(_Record):
+class EvaluationReport(Record):
     """Everything that one evaluation found."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     verdict: Verdict
     erasure: ErasureRecord
     rows: tuple[Row, ...] = Field(min_length=1)
@@ -223,7 +200,7 @@ class EvaluationReport(_Record):
     judges: tuple[JudgeRecord, ...] = Field(min_length=1)
     settings: Settings
     not_measured: Mapping[str, str] = Field(description="what this evaluation says nothing about, and why")
-    attacks: str = NOT_MEASURED
+    attacks: AttackSection | NotMeasured = NOT_MEASURED
     seconds: float = Field(ge=0)
     versions: Mapping[str, str]
     created: str = Field(description="UTC, ISO 8601")
@@ -231,11 +208,23 @@ class EvaluationReport(_Record):
 
     @model_validator(mode="after")
     def _verdict_follows(self) -> Self:
-        expected = overall_verdict(self.rows, self.control)
+        expected = overall_verdict(self.rows, self.control, self.attacks)
         if self.verdict is not expected:
             raise ValueError(
                 f"the verdict is {self.verdict.value!r}, but its rows say {expected.value!r}; "
                 "expected them to agree; do not edit a report by hand"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_artifact(self) -> Self:
+        if isinstance(self.attacks, str):
+            return self
+        foreign = {run.digest for run in self.attacks.runs} - {self.erasure.digest}
+        if foreign:
+            raise ValueError(
+                f"runs of artifact {sorted(foreign)[0][:16]} stand in the report of "
+                f"{self.erasure.digest[:16]}; expected one artifact; attack the one that is evaluated"
             )
         return self
 
@@ -248,9 +237,13 @@ class EvaluationReport(_Record):
         return self.model_dump_json(indent=2) + "\n"
 
 
-def overall_verdict(rows: tuple[Row, ...], control: Control) -> Verdict:
+def overall_verdict(
+    rows: tuple[Row, ...], control: Control, attacks: AttackSection | NotMeasured = NOT_MEASURED
+) -> Verdict:
     """The worst thing that is true of a report: broken, harness invalid, degenerate, measured."""
     found = {row.verdict for row in rows}
+    if not isinstance(attacks, str):
+        found.add(attacks.verdict)
     if Verdict.BROKEN in found:
         return Verdict.BROKEN
     if not control.valid or Verdict.HARNESS_INVALID in found:
@@ -269,6 +262,15 @@ def read_report(path: Path) -> EvaluationReport:
         ) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise EvaluationError(
-            f"{path} is no evaluation report of format {FORMAT_VERSION}: {error}; "
+            f"{path} is no evaluation report of format {FORMAT_VERSION}{_other_format(path)}: {error}; "
             "expected what `diffusers-erasure evaluate` writes; evaluate the artifact again"
         ) from error
+
+
+def _other_format(path: Path) -> str:
+    """A remark on a report of another version."""
+    try:
+        found = json.loads(path.read_bytes()).get("format_version")
+    except (ValueError, AttributeError):
+        return ""
+    return f" (it says format {found!r})" if found != FORMAT_VERSION else ""
