@@ -195,8 +195,8 @@ class _Run:
                 self.shelf.forget(item)
         raise EvaluationError(
             f"the erasure was {self.state} before the attack {self.spec.name} and then "
-            f"{', '.join(sorted(states))}; expected it unchanged, since otherwise nobody knows what was attacked; load the "
-            "pipeline again, and change nothing while it is attacked"
+            f"{', '.join(sorted(states))}; expected it unchanged, since otherwise nobody knows what was "
+            "attacked; load the pipeline again, and change nothing while it is attacked"
         )
 
     def tell(self) -> None:
