@@ -9,8 +9,14 @@ schedule          the trained noise schedule, and DDIM's step as a formula
 noise             what the UNet says about the noise, with and without guidance
 parameters        which weights a method trains, in named groups
 sampling          latents on the way from noise to a picture
+trajectories      the same at many steps, with what the frozen model predicts there
+bank              where training draws them from: anew, shared, or from a stock (bank_settings, bank_files)
+identity          what a stored bank was made from
 """
 
+from .bank import BankDraw, BankProgress, TrajectoryBank
+from .bank_files import Storage
+from .bank_settings import BankMode, BankSettings
 from .components import DiffusionComponents, evaluating
 from .cross_attention import TextProjection, text_projections
 from .noise import NoisePredictor, PredictionType, add_noise, guide, noise_from_output
@@ -28,21 +34,30 @@ from .schedule import ddim_grid, ddim_step, training_scheduler
 from .soft_prompt import Placement, SoftPrompt, ordinary_tokens
 from .text import EncodedBatch, TokenizedPrompt, distinct, encode, tokenize
 from .text_path import TextPath
+from .trajectories import Pairs, TrajectorySource
 
 __all__ = [
     "Alignment",
+    "BankDraw",
+    "BankMode",
+    "BankProgress",
+    "BankSettings",
     "Component",
     "DiffusionComponents",
     "EncodedBatch",
     "LayerPart",
     "NoisePredictor",
+    "Pairs",
     "Placement",
     "PredictionType",
     "SamplingPath",
     "SoftPrompt",
+    "Storage",
     "TextPath",
     "TextProjection",
     "TokenizedPrompt",
+    "TrajectoryBank",
+    "TrajectorySource",
     "add_noise",
     "component_of",
     "ddim_grid",

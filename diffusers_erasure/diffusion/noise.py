@@ -174,7 +174,9 @@ class NoisePredictor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """`e_0 + scale (e_c - e_0)`."""
+    """`e_0 + scale (e_c - e_0)`; at scale 1 exactly `e_c`."""
+    if scale == 1:
+        return conditional
     return unconditional + scale * (conditional - unconditional)
 
 

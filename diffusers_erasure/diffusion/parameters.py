@@ -133,7 +133,7 @@ def trainable_parameters(
         module: UNet or text encoder.
         group: One of `parameter_groups()`; text encoder layers by number, `text_encoder_layer0_1_11`.
         part: For text encoder groups: whole layers, or only their attention or feed-forward part.
-        final_norm: For text encoder groups: with the final layer norm; unless given, only where all layers are
+        final_norm: For text encoder groups: with the final layer norm; by default only where all layers are
             taken whole.
 
     Raises:
