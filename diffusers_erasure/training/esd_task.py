@@ -1,0 +1,134 @@
+"""What ESD minimises at one step: see `esd` for the method, `losses.esd_target` for the formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, TextPath, evaluating
+from diffusers_erasure.diffusion.bank import BankDraw, BankProgress
+from diffusers_erasure.diffusion.bank_settings import BankSettings
+
+from .draws import StepDraws
+from .esd_settings import ESDConfig
+from .latents import LatentsFrom, TeacherLatents, unconditional_of
+from .losses import TOTAL, esd_target, noise_loss
+from .student import Student
+
+
+class ESDTask:
+    """A `TrainingTask`: ESD for a UNet or for a text encoder.
+
+    With a scope, the code's rule samples latents for the scope and asks the student for it; the paper's rule
+    does both for the concept.
+
+    Args:
+        components: The frozen base model.
+        student: What is trained.
+        prompts: Wordings of the concepts, drawn uniformly.
+        settings: Of ESD.
+        progress: Told how far a pool of trajectories is.
+    """
+
+    def __init__(
+        self,
+        components: DiffusionComponents,
+        student: Student,
+        prompts: Sequence[str],
+        settings: ESDConfig,
+        *,
+        progress: BankProgress | None = None,
+    ) -> None:
+        self.components, self.student, self.settings = components, student, settings
+        self.prompts = tuple(prompts)
+        self.text = TextPath(components)
+        self.teacher = NoisePredictor.of(components)
+        trains_unet = student.component == "unet"
+        self.pupil = NoisePredictor.of(components, unet=student.module) if trains_unet else self.teacher
+        with evaluating(components.text_encoder):
+            self.concepts = self.text.encode(self.prompts)
+            self.scope = self.text.encode(settings.scope) if settings.scope else None
+        self.for_scope = bool(settings.scope) and settings.target_rule == "code"
+        self.asked = (settings.scope,) if self.for_scope else self.prompts
+        chosen = settings.latents_from or ("student" if trains_unet else "pool")
+        self.latents = self._latents(chosen, trains_unet=trains_unet, progress=progress)
+
+    def _latents(
+        self, chosen: LatentsFrom, *, trains_unet: bool, progress: BankProgress | None
+    ) -> TeacherLatents:
+        settings = self.settings
+        folder = settings.run_folder
+        return TeacherLatents.build(
+            self.components,
+            self.asked,
+            BankSettings(
+                mode="pool" if chosen == "pool" else "fresh",
+                steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                alignment=settings.alignment,
+                trajectories_per_prompt=settings.pool_trajectories,
+                seed=settings.seed,
+            ),
+            sampler=self.pupil if chosen == "student" and trains_unet else None,
+            folder=folder / "trajectories" if folder is not None else None,
+            progress=progress,
+        )
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The student's trained weights."""
+        return self.student.parameters
+
+    def losses(self, draws: StepDraws) -> Mapping[str, Tensor]:
+        """Squared distance to ESD's target; `moved` is that to what the original says of the concept."""
+        chosen = draws.integers(len(self.prompts))
+        rows = [0] * draws.batch if self.for_scope else list(chosen)
+        found = self.latents.draw(draws, rows)
+        concept, scope = self._predictions(found, chosen)
+        target = esd_target(
+            concept,
+            unconditional_of(found),
+            self.settings.negative_guidance,
+            scope=scope,
+            rule=self.settings.target_rule,
+        )
+        predicted = self.pupil(found.latents, found.timesteps, self._states(rows))
+        return {TOTAL: noise_loss(predicted, target), "moved": noise_loss(predicted.detach(), concept)}
+
+    @torch.no_grad()
+    def _predictions(self, found: BankDraw, chosen: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """What the teacher says for the concept and, if there is one, for the scope."""
+        if self.scope is None:
+            return found.target_conditional, None
+        if self.for_scope:
+            concept = self.teacher(found.latents, found.timesteps, self.concepts[list(chosen)])
+            return concept, found.target_conditional
+        return found.target_conditional, self.teacher(found.latents, found.timesteps, self.scope)
+
+    def _states(self, rows: Sequence[int]) -> Tensor:
+        """Text states that the student is asked with, `(batch, tokens, width)`."""
+        if self.student.component == "text_encoder":
+            path = TextPath(self.components, encoder=self.student.module)
+            return path.states(path.ids([self.asked[row] for row in rows]))
+        if self.for_scope and self.scope is not None:
+            return self.scope.expand(len(rows), -1, -1)
+        return self.concepts[list(rows)]
+
+    def identity(self) -> Mapping[str, Any]:
+        """Fingerprints of everything that the run reads."""
+        return {
+            "text_encoder": fingerprint(self.components.text_encoder),
+            "unet": fingerprint(self.components.unet),
+            "prompts": list(self.prompts),
+        }
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: what a step does follows from weights and draws."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """There is nothing to take up."""
+        del state

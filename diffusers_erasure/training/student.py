@@ -1,0 +1,95 @@
+"""The component that is trained: a copy that owns what changes and shares the rest with the caller's.
+
+The frozen original is the *teacher*. It is the caller's own object and is never changed, so a copy of the
+trained weights is all the memory that a student costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from diffusers_erasure.artifacts.copying import edited_copy
+from diffusers_erasure.artifacts.edits import DeltaEdit
+from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.artifacts.tensors import canonical_name
+from diffusers_erasure.diffusion import Component, DiffusionComponents, component_of, trainable_parameters
+
+StoredType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """A trainable copy of one component.
+
+    Attributes:
+        component: Which one.
+        module: The copy.
+        parameters: What is trained, by canonical name.
+        teacher: The same weights of the original.
+        base_fingerprint: Of the original, so that a checkpoint knows where it comes from.
+    """
+
+    component: Component
+    module: Any
+    parameters: Mapping[str, nn.Parameter]
+    teacher: Mapping[str, Tensor]
+    base_fingerprint: str
+
+    @classmethod
+    def of(
+        cls, components: DiffusionComponents, group: str, *, gradient_checkpointing: bool = False
+    ) -> Student:
+        """Copy the component that a parameter group belongs to, ready to be trained.
+
+        Args:
+            components: The base model; not changed.
+            group: Which weights are trained, see `parameter_groups`.
+            gradient_checkpointing: Compute activations again in the backward pass.
+
+        Raises:
+            ConfigError: There is no such group, or it holds nothing here.
+        """
+        component = component_of(group)
+        base = getattr(components, component)
+        teacher = {canonical_name(name): p.detach() for name, p in trainable_parameters(base, group).items()}
+        module = edited_copy(base, {name: weight.clone() for name, weight in teacher.items()})
+        module.requires_grad_(False)
+        module.eval()
+        chosen = trainable_parameters(module, group)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        _prepare(module, component, gradient_checkpointing=gradient_checkpointing)
+        named = {canonical_name(name): parameter for name, parameter in chosen.items()}
+        return cls(component, module, named, teacher, fingerprint(base))
+
+    def edit(self, stored: StoredType = "float32") -> DeltaEdit:
+        """What training changed, as an artifact stores it: tensors that did not change are left out.
+
+        Args:
+            stored: dtype of the differences.
+        """
+        dtype = getattr(torch, stored)
+        deltas = {}
+        for name, parameter in self.parameters.items():
+            delta = (parameter.detach().double() - self.teacher[name].double()).to("cpu", dtype)
+            if bool(delta.any()):
+                deltas[name] = delta
+        return DeltaEdit(deltas)
+
+
+def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool) -> None:
+    """Settings of the copy that make a backward pass cheaper and change no value beyond rounding."""
+    if gradient_checkpointing and component == "unet":
+        module.enable_gradient_checkpointing()
+    elif gradient_checkpointing:
+        module.gradient_checkpointing_enable()
+        module.train()  # transformers looks at this flag; CLIP's text model has no dropout
+    if component == "unet" and module.device.type == "cpu":
+        # The fused attention's backward pass on a CPU takes twice the time of the plain one.
+        module.set_attn_processor(AttnProcessor())
