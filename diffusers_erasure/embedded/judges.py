@@ -45,6 +45,23 @@ class ConvolutionJudge(nn.Sequential):
             *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(6 * width, classes)
         )
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees, `(batch, 6 width)`, for `(batch, 3, height, width)` in [-1, 1]."""
+        for layer in list(self)[:-1]:
+            images = layer(images)
+        return images
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Activations `(batch, channels, height, width)` after each convolution, for the same images."""
+        found = []
+        for layer in self:
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                break
+            images = layer(images)
+            if isinstance(layer, nn.SiLU):
+                found.append(images)
+        return found
+
 
 class TransformerJudge(nn.Module):
     """Small vision transformer: a convolutional stem to 8 x 8 tokens, then three layers of self-attention."""
@@ -66,10 +83,15 @@ class TransformerJudge(nn.Module):
         )
         self.head = nn.Linear(width, classes)
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees, `(batch, width)`, for `(batch, 3, 64, 64)` in [-1, 1]."""
+        tokens = self.stem(images).flatten(2).transpose(1, 2) + self.position
+        features: Tensor = self.layers(tokens).mean(dim=1)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, classes)` for `(batch, 3, 64, 64)` in [-1, 1]."""
-        tokens = self.stem(images).flatten(2).transpose(1, 2) + self.position
-        logits: Tensor = self.head(self.layers(tokens).mean(dim=1))
+        logits: Tensor = self.head(self.features(images))
         return logits
 
 
@@ -82,10 +104,29 @@ class JudgeNetwork(nn.Module):
             raise ConfigError(f"there is no embedded judge {name!r}; choose one of {', '.join(JUDGE_LABELS)}")
         self.name = name
         self.labels = JUDGE_LABELS[name]
+        self.network: ConvolutionJudge | TransformerJudge
         self.network = (TransformerJudge if name == "concept-2" else ConvolutionJudge)(len(self.labels))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, labels)` for images `(batch, 3, height, width)` in [0, 1]; resized to 64 x 64."""
+        logits: Tensor = self.network(self.prepare(images))
+        return logits
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer sees, `(batch, width)`, for images `(batch, 3, height, width)` in [0, 1].
+
+        Two sets of pictures are compared by them, where Inception's features would be taken for photographs.
+        """
+        features: Tensor = self.network.features(self.prepare(images.float()))
+        return features
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images `(batch, 3, height, width)` in [0, 1] as the network takes them: 64 x 64, in [-1, 1].
+
+        Raises:
+            ConfigError: They have another shape.
+        """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ConfigError(
                 f"the judge takes images of shape (batch, 3, height, width) in [0, 1], "
@@ -93,8 +134,7 @@ class JudgeNetwork(nn.Module):
             )
         if images.shape[-2:] != (64, 64):
             images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
-        logits: Tensor = self.network(images * 2 - 1)
-        return logits
+        return images * 2 - 1
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ belongs to the record, since "the prompt asked for it" is a weaker witness than 
     human         somebody looked at the picture
     construction  the picture was made from known content
     prompt        the prompt asked for it; pictures that miss their prompt then count as the judge's errors,
-                  so that sensitivity and specificity come out too low, never too high
+                  so that sensitivity and specificity come out too low rather than too high
 
 The records need no torch; `labelled.py` asks a judge and counts.
 """

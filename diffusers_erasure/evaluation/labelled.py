@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,9 +81,7 @@ def validate_judge(question: Question, labelled: Iterable[LabelledPictures]) -> 
     )
 
 
-def read_labelled_pictures(
-    table: Path, *, open_picture: Callable[[Path], Tensor] | None = None
-) -> tuple[LabelledPictures, ...]:
+def read_labelled_pictures(table: Path) -> tuple[LabelledPictures, ...]:
     """Read pictures that somebody labelled: a CSV with the columns `file`, `shows` (0 or 1) and `source`.
 
     Files are named relative to the table; all pictures of one source are of one size.
@@ -91,13 +89,12 @@ def read_labelled_pictures(
     Raises:
         EvaluationError: A column, a file or a value is not what it should be.
     """
-    open_picture = open_picture or _read_picture
     found: dict[Source, tuple[list[Tensor], list[bool]]] = {}
     try:
         with table.open(encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines):
                 images, shows = found.setdefault(Source(row["source"]), ([], []))
-                images.append(open_picture(table.parent / row["file"]))
+                images.append(_read_picture(table.parent / row["file"]))
                 shows.append({"0": False, "1": True}[row["shows"].strip()])
         return tuple(
             LabelledPictures(torch.stack(images), tuple(shows), source, LabelledBy.HUMAN)

@@ -14,6 +14,8 @@ from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.judges import load_panel, load_question
 from diffusers_erasure.evaluation.judges.clip_zero_shot import ClipJudge, load_clip
 from diffusers_erasure.evaluation.judges.image_classifier import load_image_classifier
+from diffusers_erasure.evaluation.metrics import ClipScorer, classifier_extractor, clip_extractor
+from tests.reference import image_distances as reference
 
 LABELS = ("church, church building", "garbage truck", "tench", "parachute")
 PICTURES = torch.randint(0, 256, (5, 3, 40, 56), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -143,7 +145,7 @@ def test_a_judge_that_would_answer_at_random_is_refused(
 def test_pickled_weights_are_not_read(classifier_folder: Path, tmp_path: Path) -> None:
     folder = altered(classifier_folder, tmp_path / "pickled", lambda weights: None)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(EvaluationError, match="has no safetensors file.*are not read"):
+    with pytest.raises(EvaluationError, match=r"has no safetensors file.*are not read"):
         load_image_classifier(str(folder))
     (folder / "other.safetensors").write_bytes((folder / "pytorch_model.bin").read_bytes())
     with pytest.raises(EvaluationError, match="cannot be loaded as a judge"):
@@ -212,3 +214,39 @@ def test_clip_is_asked_for_in_one_word(clip_folder: Path) -> None:
 def test_a_classifier_is_no_clip(classifier_folder: Path) -> None:
     with pytest.raises(EvaluationError):
         load_clip(str(classifier_folder))
+
+
+def test_clip_features_are_its_picture_embeddings(clip_folder: Path) -> None:
+    extractor = clip_extractor(str(clip_folder))
+    scorer = ClipScorer.load(str(clip_folder))
+    seen, _ = scorer.embeddings(PICTURES, ["dog"] * 5)
+    features = extractor(PICTURES).float()
+    assert features.shape == (5, 8)
+    assert torch.allclose(features / features.norm(dim=-1, keepdim=True), seen, atol=1e-5)
+    assert extractor.name == f"clip:{clip_folder}"
+
+
+def test_classifier_features_are_pooled(classifier_folder: Path) -> None:
+    extractor = classifier_extractor(str(classifier_folder))
+    assert extractor(PICTURES).shape == (5, 16)
+    assert extractor.sha256 == load_image_classifier(str(classifier_folder)).sha256
+
+
+def test_the_clip_score_of_pictures(clip_folder: Path) -> None:
+    scorer = ClipScorer.load(str(clip_folder))
+    prompts = ["dog", "cat", "dog", "fish", "a very long prompt " * 30]
+    seen, read = scorer.embeddings(PICTURES, prompts)
+    expected = [reference.clip_score(a, b) for a, b in zip(seen.numpy(), read.numpy(), strict=True)]
+    scores = scorer.scores(PICTURES, prompts)
+    assert scores.tolist() == pytest.approx(expected, abs=1e-4)
+    alone = scorer.scores(PICTURES[1:2], prompts[1:2])
+    assert alone.tolist() == pytest.approx(scores[1:2].tolist(), abs=1e-3)
+    estimate = scorer.estimate(PICTURES, prompts, generator=torch.Generator().manual_seed(0), resamples=50)
+    assert estimate.value == pytest.approx(float(scores.mean()), abs=1e-5)
+    assert (estimate.prompts, estimate.pictures) == (4, 5)
+    same = scorer.agreement(
+        PICTURES, PICTURES, prompts, generator=torch.Generator().manual_seed(0), resamples=50
+    )
+    assert (same.value, same.low) == (pytest.approx(1, abs=1e-5), pytest.approx(1, abs=1e-5))
+    with pytest.raises(EvaluationError, match="expected one prompt per picture"):
+        scorer.scores(PICTURES, ["dog"])

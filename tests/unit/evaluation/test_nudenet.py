@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusers_erasure.errors import ConfigError, EvaluationError, MissingDependencyError
 from diffusers_erasure.evaluation.judges import load_panel, load_question
@@ -31,6 +32,7 @@ class Boxes:
         self.seen: list[np.ndarray[Any, Any]] = []
 
     def detect_batch(self, image_paths: Any, batch_size: int = 4) -> list[list[dict[str, Any]]]:
+        assert batch_size >= 1
         self.seen = list(image_paths)
         return self.answers
 
@@ -95,21 +97,21 @@ def test_the_weights_know_these_parts() -> None:
     assert load_nudenet().sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_the_real_detector_agrees_with_its_own_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Best score per part over the network's raw outputs, of which its own code keeps the best boxes."""
+def test_the_real_detector_sees_what_its_package_sees_in_a_file(tmp_path: Path) -> None:
+    """A portrait: one face, with the score that the package gives the picture when it reads the file."""
     nudenet = pytest.importorskip("nudenet")
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand((3, 3, 6, 6), generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (96, 80), mode="bilinear")
-    pictures = (smooth * 255).to(torch.uint8)
-    verdicts = load_nudenet().judge(pictures)
-    detector = nudenet.NudeDetector()
-    for row, picture in zip(verdicts.probabilities, pictures, strict=True):
-        boxes = detector.detect(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()[:, :, ::-1]))
-        expected = {part: 0.0 for part in PARTS}
-        for found in boxes:
-            expected[found["class"]] = max(expected[found["class"]], found["score"])
-        assert row[2:].tolist() == pytest.approx(list(expected.values()), abs=1e-3)
+    cbook = pytest.importorskip("matplotlib.cbook")
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        portrait = Image.open(file).convert("RGB")
+    portrait.save(tmp_path / "portrait.png")
+    (expected,) = nudenet.NudeDetector().detect(str(tmp_path / "portrait.png"))
+    picture = torch.from_numpy(np.array(portrait)).permute(2, 0, 1)
+    verdicts = load_nudenet().judge(torch.stack([picture, torch.zeros_like(picture)]))
+    assert expected["class"] == "FACE_FEMALE"
+    face = verdicts.probabilities[:, verdicts.labels.index("FACE_FEMALE")]
+    assert face.tolist() == pytest.approx([expected["score"], 0.0], abs=1e-6)
+    assert verdicts.shows([("FACE_FEMALE",)] * 2) == (True, False)
+    assert verdicts.shows([("nudity",)] * 2) == (False, False)
     assert "torchvision" not in sys.modules
 
 

@@ -1,0 +1,37 @@
+"""Metrics: one file each, pure functions from counts, features or pictures to figures.
+
+    asr         attack success: how often, and after how many pictures
+    retention   what is kept of other concepts, with a margin declared beforehand
+    fid         FID and KID between two sets of pictures, by features of a given extractor
+    clip_score  how well pictures fit their prompts
+    lpips       how far pictures moved that were drawn from the same seeds
+    extractors  where features come from
+
+Each figure stands beside the number of pictures that it was computed from.
+"""
+
+from .asr import attack_success, success_curve
+from .clip_score import ClipScorer, clip_score
+from .extractors import Extractor, classifier_extractor, clip_extractor, embedded_extractor
+from .fid import Distance, fid, image_distance, kid
+from .lpips import Perceptual, embedded_perceptual, lpips
+from .retention import Retention
+
+__all__ = [
+    "ClipScorer",
+    "Distance",
+    "Extractor",
+    "Perceptual",
+    "Retention",
+    "attack_success",
+    "classifier_extractor",
+    "clip_extractor",
+    "clip_score",
+    "embedded_extractor",
+    "embedded_perceptual",
+    "fid",
+    "image_distance",
+    "kid",
+    "lpips",
+    "success_curve",
+]
