@@ -35,7 +35,7 @@ def nearest_tokens(embeddings: Tensor, matrix: Tensor, allowed: Tensor) -> Tenso
     """
     if not len(allowed):
         raise ConfigError(
-            "0 tokens are allowed in a hard prompt; expected at least one of the vocabulary; allow more tokens"
+            "0 tokens are allowed in a hard prompt; expected one of the vocabulary or more; allow some"
         )
     choices = F.normalize(matrix[allowed].float(), dim=-1)
     wanted = F.normalize(embeddings.detach().float(), dim=-1)
