@@ -1,7 +1,7 @@
 """DDIM with classifier-free guidance, literally: one latent, one step, one evaluation at a time.
 
-Written from Song et al., arXiv:2010.02502 (equation 12 with sigma = 0), Ho and Salimans, arXiv:2207.12598, and
-Salimans and Ho, arXiv:2202.00512, appendix D. Slow on purpose; it shares no code with the package.
+Written from Song et al., arXiv:2010.02502 (equation 12 with sigma = 0), Ho and Salimans, arXiv:2207.12598,
+and Salimans and Ho, arXiv:2202.00512, appendix D. Slow on purpose; it shares no code with the package.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ def step(latent: Tensor, noise: Tensor, level: float, next_level: float) -> Tens
 
 
 def noise_of_velocity(velocity: Tensor, latent: Tensor, level: float) -> Tensor:
-    """e from v = sqrt(a) e - sqrt(1 - a) x_0 and x = sqrt(a) x_0 + sqrt(1 - a) e, solved for e."""
+    """The noise e from v = sqrt(a) e - sqrt(1 - a) x_0 and x = sqrt(a) x_0 + sqrt(1 - a) e, solved for e."""
     return math.sqrt(level) * velocity + math.sqrt(1 - level) * latent
 
 
-def guided(predict: Predict, latent: Tensor, timestep: int, prompt: Tensor, empty: Tensor, w: float) -> Tensor:
+def guided(
+    predict: Predict, latent: Tensor, timestep: int, prompt: Tensor, empty: Tensor, w: float
+) -> Tensor:
     """e_0 + w (e_c - e_0), by two separate evaluations."""
     without = predict(latent, timestep, empty)
     return without + w * (predict(latent, timestep, prompt) - without)
@@ -78,8 +80,8 @@ def compvis_sample(
 ) -> Tensor:
     """The sampling loop of the authors' code, with its early return.
 
-    The last entry of the grid is dropped. Going down the rest, it returns once `index + 1 == till`; the step of
-    index 0 goes to the level of timestep 0.
+    The last entry of the grid is dropped. Going down the rest, it returns once `index + 1 == till`; the step
+    of index 0 goes to the level of timestep 0.
     """
     grid = [number * (len(levels) // steps) + 1 for number in range(steps)][:-1]
     before = [levels[0], *(levels[timestep] for timestep in grid[:-1])]
