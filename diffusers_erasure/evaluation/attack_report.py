@@ -4,13 +4,12 @@
     Comparison       an attack beside luck with as many judged pictures
     AttackRecord     all of that for one attack, with its controls and flags
     WorstCase        per prompt, whether any attack succeeded: the headline
-    JudgeValidation  how often the judge is wrong, on labelled pictures of base and erased pipelines
     AttackSection    everything together
 
-A run keeps one mark per prompt in the order in which they were planned: `1` success, `0` none, `F` failed. All
-its counts must follow from these marks, failed ones counted as successes, and only runs over the very same
-prompts and seeds are compared. So a lost prompt, a rate that was put together from two runs, or an attack that
-showed the judge more pictures than it said cannot become a report.
+A run keeps one mark per prompt in the order in which they were planned: `1` success, `0` none, `F` failed.
+All its counts must follow from these marks, failed ones counted as successes, and only runs over the very
+same prompts and seeds are compared. So a lost prompt, a rate that was put together from two runs, or an
+attack that showed the judge more pictures than it said cannot become a report.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from .agreement import Agreement
 from .budgets import Convergence, convergence, falls
 from .intervals import mcnemar_exact
+from .multiple_testing import FalseSuccessRate
 from .proportion import Proportion
 from .records import (
     BROKEN_SHARE,
@@ -33,7 +34,7 @@ from .records import (
     Verdict,
     check_states,
 )
-from .splits import SplitRecord
+from .rogan_gladen import CorrectedRate
 from .worst_case import FAILED, MARKS, counted, either, marks_of
 
 BASE, ERASED, WEAK = "base", "erased", "weak eraser"
@@ -82,20 +83,20 @@ class RunRecord(Record):
         planned = self.prompts.planned
         if not len(self.marks) == len(self.plain) == self.asr.n == planned:
             raise ValueError(
-                f"the run of {self.attack!r} has {len(self.marks)} marks and {self.asr.n} counted of {planned} "
-                f"planned prompts; expected one mark per planned prompt, since a lost prompt would count as one "
-                f"that the attack failed on; finish the run, {BY_HAND}"
+                f"the run of {self.attack!r} has {len(self.marks)} marks and {self.asr.n} counted of "
+                f"{planned} planned prompts; expected one mark per planned prompt, since a lost prompt would "
+                f"count as one that the attack failed on; finish the run, {BY_HAND}"
             )
         if self.asr.k != counted(self.marks) or self.marks.count(FAILED) != self.prompts.failed:
             raise ValueError(
-                f"the run of {self.attack!r} says {self.asr.k} successes and {self.prompts.failed} failed, its "
-                f"marks {counted(self.marks)} and {self.marks.count(FAILED)}; expected both to agree, failed "
-                f"prompts counted as successes; {BY_HAND}"
+                f"the run of {self.attack!r} says {self.asr.k} successes and {self.prompts.failed} failed, "
+                f"its marks {counted(self.marks)} and {self.marks.count(FAILED)}; expected both to agree, "
+                f"failed prompts counted as successes; {BY_HAND}"
             )
         if any(plain == "1" and mark == "0" for plain, mark in zip(self.plain, self.marks, strict=True)):
             raise ValueError(
-                f"the run of {self.attack!r} lost prompts whose plain picture shows the concept; expected them "
-                f"among its successes: a rate after an attack counts both in one run; {BY_HAND}"
+                f"the run of {self.attack!r} lost prompts whose plain picture shows the concept; expected "
+                f"them among its successes: a rate after an attack counts both in one run; {BY_HAND}"
             )
         return self
 
@@ -103,8 +104,8 @@ class RunRecord(Record):
     def _kept_to_its_budget(self) -> Self:
         if self.most_images > self.judged_images or self.images > self.most_images * self.prompts.planned:
             raise ValueError(
-                f"the run of {self.attack!r} showed the judge {self.most_images} pictures of one prompt; its "
-                f"budget card says {self.judged_images}; expected no more than it declares, since every further "
+                f"the run of {self.attack!r} showed the judge {self.most_images} pictures of one prompt; "
+                f"its budget card says {self.judged_images}; expected no more than that, since every further "
                 "picture is another chance for the judge to be wrong; correct the attack's judged_images"
             )
         return self
@@ -138,8 +139,9 @@ class Comparison(Record):
         attack, baseline = self.judged_images
         if attack != baseline:
             raise ValueError(
-                f"an attack with {attack} judged pictures of each prompt stands beside {self.against!r} with "
-                f"{baseline}; expected as many, since the judge's errors grow with them; run both with one budget"
+                f"an attack with {attack} judged pictures of each prompt stands beside {self.against!r} "
+                f"with {baseline}; expected as many, since the judge's errors grow with them; run both with "
+                "one budget"
             )
         if abs(self.mcnemar_p - mcnemar_exact(self.attack_only, self.baseline_only)) > P_TOLERANCE:
             raise ValueError(
@@ -182,9 +184,9 @@ def check_paired(runs: Sequence[RunRecord]) -> None:
     if len(asked) > 1:
         names = ", ".join(dict.fromkeys(f"{run.attack} on the {run.pipeline} pipeline" for run in runs))
         raise ValueError(
-            f"runs of different prompts, seeds or pipelines were put together ({names}); expected the same ones "
-            "in the same order, since a difference between two runs is no effect of an attack; attack the same "
-            "prompts in each"
+            f"runs of different prompts, seeds or pipelines were put together ({names}); expected the same "
+            "ones in the same order, since a difference between two runs is no effect of an attack; attack "
+            "the same prompts in each"
         )
 
 
@@ -201,14 +203,12 @@ class AttackRecord(Record):
     weak_control: RunRecord | NotMeasured = Field(description="the same on an eraser made weak on purpose")
     typed: Proportion | NotMeasured = Field(description="successes that survive as typed text")
     lost_in_text: int | NotMeasured = Field(description="successes by token ids that do not survive as text")
-    corrected: tuple[float, float, float] | NotMeasured = Field(
-        description="rate corrected for the judge's errors (Rogan and Gladen), with its 95 % interval"
-    )
-    family_wise_error: float | NotMeasured = Field(
-        description="chance that the judge is wrong at least once about the pictures of one prompt"
+    corrected: CorrectedRate | NotMeasured = Field(description="rate corrected for the judge's errors")
+    false_success: FalseSuccessRate | NotMeasured = Field(
+        description="how often the judge's errors alone would make a success of as many pictures"
     )
     second_judge: Proportion | NotMeasured = Field(description="the same pictures by the second judge")
-    agreement: float | NotMeasured = Field(description="Cohen's kappa of both judges on these pictures")
+    agreement: Agreement | NotMeasured = Field(description="of both judges on these pictures")
     flags: tuple[str, ...] = Field(
         description="signs that the rate is too low: masked gradients and the like"
     )
@@ -275,39 +275,6 @@ class WorstCase(Record):
         )
 
 
-class ConfusionRecord(Record):
-    """What a judge said of pictures whose label is known: by the prompt that the base model drew them for."""
-
-    pictures: str = Field(description="whose pictures: of the base, or of the erased pipeline")
-    labels: str = Field(description="where the labels come from")
-    true_positives: int = Field(ge=0)
-    false_negatives: int = Field(ge=0)
-    false_positives: int = Field(ge=0)
-    true_negatives: int = Field(ge=0)
-
-    @property
-    def sensitivity(self) -> Proportion | None:
-        """Share of the pictures with the concept that are recognised; None without such pictures."""
-        n = self.true_positives + self.false_negatives
-        return Proportion.of(self.true_positives, n) if n else None
-
-    @property
-    def specificity(self) -> Proportion | None:
-        """Share of the pictures without the concept in which nothing is seen; None without such pictures."""
-        n = self.true_negatives + self.false_positives
-        return Proportion.of(self.true_negatives, n) if n else None
-
-
-class JudgeValidation(Record):
-    """How far a judge can be believed."""
-
-    judge: str
-    threshold: float
-    confusions: tuple[ConfusionRecord, ...] = Field(min_length=1)
-    second_judge: str | NotMeasured
-    agreement: float | NotMeasured = Field(description="Cohen's kappa of both on the labelled pictures")
-
-
 class SeedSpread(Record):
     """The same prompts with other seeds: one rate per group of seeds, never the best of them."""
 
@@ -331,13 +298,11 @@ class AttackSection(Record):
     factors: tuple[int, ...]
     prompts: int = Field(ge=1)
     prompts_sha256: str
-    splits: tuple[SplitRecord, ...]
     pre_attack: RunRecord
     attacks: tuple[AttackRecord, ...] = Field(min_length=1)
     worst_case: WorstCase
     seeds: SeedSpread | NotMeasured = Field(description="spread of the headline over generation seeds")
     pre_attack_seeds: SeedSpread | NotMeasured
-    validation: tuple[JudgeValidation, ...] = Field(min_length=1)
     flags: tuple[str, ...] = Field(description="suspicious findings that concern several attacks")
     outcomes_sha256: str = Field(description="digest of outcomes.jsonl, which has a line for every prompt")
     weak_scale: float = Field(gt=0, lt=1, description="strength at which the artifact is the weak eraser")
@@ -391,8 +356,6 @@ __all__ = [
     "AttackRecord",
     "AttackSection",
     "Comparison",
-    "ConfusionRecord",
-    "JudgeValidation",
     "RunRecord",
     "SeedSpread",
     "WorstCase",

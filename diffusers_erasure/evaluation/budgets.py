@@ -4,14 +4,15 @@ An attack is run at 1x, 2x and 4x of its budget, each time from the start on eve
 *falls* with the budget can be seen: it would be a fault of the harness or of the attack. If a doubling still
 adds more than two points, the rate is a lower bound and the report says "not converged".
 
-An attack that shows the judge 51 pictures of every prompt wins by the judge's errors alone (51 pictures at an
-error of 1 % look like 40 % success). So beside each one stand *random tokens* and *other seeds*, with the same
-number of judged pictures; what the attack finds beyond them is its merit.
+An attack that shows the judge 51 pictures of every prompt wins by the judge's errors alone (51 pictures at
+an error of 1 % look like 40 % success). So beside each one stand *random tokens* and *other seeds*, with the
+same number of judged pictures; what the attack finds beyond them is its merit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from diffusers_erasure.errors import ConfigError
@@ -33,7 +34,7 @@ def check_factors(factors: Sequence[int]) -> tuple[int, ...]:
         ConfigError: There are none, one is below 1, or they do not rise.
     """
     chosen = tuple(factors)
-    if not chosen or chosen[0] < 1 or any(a >= b for a, b in zip(chosen, chosen[1:], strict=False)):
+    if not chosen or chosen[0] < 1 or any(a >= b for a, b in pairwise(chosen)):
         raise ConfigError(
             f"budget factors {list(chosen)} cannot be used; expected rising whole numbers from 1, such as "
             "1 2 4; pass them in this order"
@@ -61,14 +62,4 @@ def convergence(rates: Sequence[tuple[int, Proportion]]) -> Convergence:
 def falls(rates: Sequence[tuple[int, Proportion]]) -> bool:
     """Whether a larger budget ever found less: a sign of a fault, never of a robust model."""
     ordered = [rate.rate for _, rate in sorted(rates, key=lambda point: point[0])]
-    return any(later < earlier for earlier, later in zip(ordered, ordered[1:], strict=False))
-
-
-def family_wise_error(false_positive_rate: float, pictures: int) -> float:
-    """Chance that a judge is wrong at least once about pictures that show nothing.
-
-    Args:
-        false_positive_rate: Its error on one picture.
-        pictures: How many it is shown of each prompt.
-    """
-    return float(1 - (1 - false_positive_rate) ** pictures)
+    return any(later < earlier for earlier, later in pairwise(ordered))

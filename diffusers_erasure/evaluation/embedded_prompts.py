@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from diffusers_erasure.concepts import ConceptKind
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES, THEMES
 from diffusers_erasure.errors import EvaluationError
-from diffusers_erasure.prompts import fill, phrase, templates
+from diffusers_erasure.prompts import Split, fill, phrase, templates
 
 from .prompt_sets import (
+    FIRST_DEV_SEED,
     FIRST_TEST_SEED,
     SEED_STRIDE,
     SET_ORDER,
@@ -22,6 +23,9 @@ from .prompt_sets import (
     PromptSet,
     Purpose,
 )
+
+DEV_PROMPTS = 100
+"""Prompts of each set of the dev split."""
 
 
 class NamedConcept(Protocol):
@@ -49,12 +53,14 @@ class Targets:
         styles: Styles of the vocabulary.
         synonyms: Other words for each of them, by name.
         theme_words: Names of erased themes and their synonyms, each with the theme's members.
+        split: Templates that prompts are made of.
     """
 
     objects: tuple[str, ...]
     styles: tuple[str, ...]
     synonyms: Mapping[str, tuple[str, ...]]
     theme_words: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    split: Split = "test"
 
 
 @dataclass(frozen=True)
@@ -113,21 +119,28 @@ def _known_name(name: str) -> str:
 
 
 def embedded_prompt_plan(
-    concepts: Sequence[NamedConcept], *, n: int = 100, first_seed: int = FIRST_TEST_SEED
+    concepts: Sequence[NamedConcept],
+    *,
+    n: int = 100,
+    first_seed: int | None = None,
+    split: Literal["test", "dev"] = "test",
 ) -> PromptPlan:
     """The prompt sets that measure an erasure on the embedded pipeline.
 
     Args:
         concepts: What was erased, as the artifact's manifest names it.
         n: Pictures per set.
-        first_seed: Seeds of the pictures start here.
+        first_seed: Seeds of the pictures start here; None takes those of the split.
+        split: `test` for figures, `dev` for whoever chooses settings by figures.
     """
+    if first_seed is None:
+        first_seed = FIRST_TEST_SEED if split == "test" else FIRST_DEV_SEED
     if not 1 <= n <= SEED_STRIDE:
         raise EvaluationError(
             f"{n} pictures per set cannot be drawn; expected 1 to {SEED_STRIDE}; for a figure that can rank, "
             "take 100 or more"
         )
-    targets = find_targets(concepts)
+    targets = replace(find_targets(concepts), split="test" if split == "test" else "train")
     questions = {**_erased_questions(targets), **_retention_questions(targets)}
     ordered = [(name, *questions[name]) for name in SET_ORDER if name in questions]
     sets = tuple(
@@ -140,7 +153,15 @@ def embedded_prompt_plan(
         for name, _, asked in ordered
         if not asked
     }
-    return PromptPlan(sets, missing)
+    dev = () if split == "dev" else _dev_prompts(concepts)
+    return PromptPlan(sets, missing, dev)
+
+
+def _dev_prompts(concepts: Sequence[NamedConcept]) -> tuple[str, ...]:
+    """Prompts of the dev split that use templates; words that imply a concept have none."""
+    plan = embedded_prompt_plan(concepts, n=DEV_PROMPTS, split="dev")
+    prompts = (one.prompts for one in plan.sets if one.name != "implicit")
+    return tuple(dict.fromkeys(prompt for part in prompts for prompt in part))
 
 
 def _items(questions: Sequence[_Question], n: int, first_seed: int) -> tuple[PromptItem, ...]:
@@ -163,15 +184,19 @@ def _erased_questions(targets: Targets) -> dict[str, _Asked]:
     for name in objects:
         words = targets.synonyms[name]
         own.append(_Question(name, objects, JudgeRole.CONCEPT, _object_prompts(name, targets)))
-        synonyms += [_Question(name, objects, JudgeRole.CONCEPT, _plain_prompts(word)) for word in words]
+        synonyms += [
+            _Question(name, objects, JudgeRole.CONCEPT, _plain_prompts(word, targets)) for word in words
+        ]
         implicit.append(_Question(name, objects, JudgeRole.CONCEPT, _tag_prompts(name)))
     for word, labels in targets.theme_words:
-        implicit.append(_Question(word, labels, JudgeRole.CONCEPT, _plain_prompts(word, ConceptKind.theme)))
+        implicit.append(
+            _Question(word, labels, JudgeRole.CONCEPT, _plain_prompts(word, targets, ConceptKind.theme))
+        )
     for style in styles:
         subjects = _kept_objects(targets)
-        own.append(_Question(style, styles, JudgeRole.STYLE, _style_prompts(style, subjects)))
+        own.append(_Question(style, styles, JudgeRole.STYLE, _style_prompts(style, subjects, targets.split)))
         synonyms += [
-            _Question(style, styles, JudgeRole.STYLE, _style_prompts(word, subjects))
+            _Question(style, styles, JudgeRole.STYLE, _style_prompts(word, subjects, targets.split))
             for word in targets.synonyms[style]
         ]
     return {
@@ -187,7 +212,7 @@ def _retention_questions(targets: Targets) -> dict[str, _Asked]:
     near = [_object_question(name, targets) for name in kept if CONCEPTS[name].group in groups]
     far = [_object_question(name, targets) for name in kept if CONCEPTS[name].group not in groups]
     styles = [
-        _Question(style, (style,), JudgeRole.STYLE, _style_prompts(style, kept))
+        _Question(style, (style,), JudgeRole.STYLE, _style_prompts(style, kept, targets.split))
         for style in STYLES
         if style not in targets.styles
     ]
@@ -211,7 +236,7 @@ def _objects_in_erased_style(targets: Targets) -> list[_Question]:
             name,
             (name,),
             JudgeRole.CONCEPT,
-            tuple(_style_prompts(style, (name,))[0] for style in targets.styles),
+            tuple(_style_prompts(style, (name,), targets.split)[0] for style in targets.styles),
         )
         for name in _kept_objects(targets)
     ]
@@ -227,24 +252,24 @@ def _object_question(name: str, targets: Targets) -> _Question:
     return _Question(name, (name,), JudgeRole.CONCEPT, _object_prompts(name, targets))
 
 
-def _plain_prompts(word: str, kind: ConceptKind = ConceptKind.object) -> tuple[str, ...]:
-    return tuple(fill(template, word, kind=kind) for template in templates(ConceptKind.object, "test"))
+def _plain_prompts(word: str, targets: Targets, kind: ConceptKind = ConceptKind.object) -> tuple[str, ...]:
+    return tuple(fill(template, word, kind=kind) for template in templates(ConceptKind.object, targets.split))
 
 
 def _object_prompts(name: str, targets: Targets) -> tuple[str, ...]:
     """The concept plain, and in every style that is not erased."""
-    frames = templates(ConceptKind.style, "test")
+    frames = templates(ConceptKind.style, targets.split)
     styles = [style for style in STYLES if style not in targets.styles]
     styled = tuple(
         fill(frames[index % len(frames)], style, kind=ConceptKind.style, subject=phrase(name))
         for index, style in enumerate(styles)
     )
-    return _alternate(_plain_prompts(name), styled)
+    return _alternate(_plain_prompts(name, targets), styled)
 
 
-def _style_prompts(style: str, subjects: Sequence[str]) -> tuple[str, ...]:
+def _style_prompts(style: str, subjects: Sequence[str], split: Split) -> tuple[str, ...]:
     """The style on each subject."""
-    frames = templates(ConceptKind.style, "test")
+    frames = templates(ConceptKind.style, split)
     return tuple(
         fill(frames[index % len(frames)], style, kind=ConceptKind.style, subject=phrase(subject))
         for index, subject in enumerate(subjects)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusers_erasure.errors import EvaluationError
+
 from .controls import control_pictures, picture_fault
 from .generate import Artist, Drawings, Progress
 from .intervals import cohen_kappa, mcnemar_exact
-from .judges import Panel
+from .judges import Judge, Panel, Verdicts
 from .prompt_sets import JudgeRole, PromptItem, PromptSet, Purpose
 from .proportion import Proportion
 from .report import Accounting, ConceptCount, Control, Row
@@ -137,11 +139,27 @@ def ask(
         asked = [i for i, item in enumerate(items) if item.role is role and not faults[i]]
         if not asked:
             continue
-        verdicts = panel.of(instead or role).judge(images[torch.tensor(asked)])
+        judge = panel.of(instead or role)
+        verdicts = judge.judge(images[torch.tensor(asked)])
+        check_declared(judge, verdicts)
         shows = verdicts.shows([items[i].labels for i in asked])
         for index, answer in zip(asked, shows, strict=True):
             answers[index] = answer
     return tuple(answers)
+
+
+def check_declared(judge: Judge, verdicts: Verdicts) -> None:
+    """Refuse answers with another threshold than the judge declares.
+
+    Raises:
+        EvaluationError: The threshold is not the declared one, or is none.
+    """
+    if verdicts.threshold != judge.threshold or not 0 < verdicts.threshold <= 1:
+        raise EvaluationError(
+            f"the judge {judge.name!r} answered with the threshold {verdicts.threshold}, and declares "
+            f"{judge.threshold}; expected the declared one, between 0 and 1, fixed before anything is "
+            "measured; correct the judge"
+        )
 
 
 def _count(prompt_set: PromptSet, base: _Half, erased: _Half, panel: Panel, retention_floor: float) -> Row:

@@ -11,6 +11,7 @@
     objects, erased style  the object asked for in the erased style         cross-domain retention
 
 Templates come from the test split, which no method trains on; seeds start far above those that training uses.
+Whoever tunes a setting takes the dev split instead: the training templates, with seeds of its own.
 All of it is a pure function of the concepts, `n` and the first seed, and each set has a sha256.
 """
 
@@ -24,6 +25,8 @@ from enum import StrEnum
 
 FIRST_TEST_SEED = 900_000_000
 """Generation seeds of the evaluation start here; training draws its own from far below."""
+FIRST_DEV_SEED = 800_000_000
+"""Seeds of pictures that settings may be tuned on."""
 SEED_STRIDE = 100_000
 """Distance between the seeds of two sets, and so the largest `n`."""
 
@@ -105,10 +108,11 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """Everything that one evaluation draws, and what it cannot draw and why."""
+    """Everything that one evaluation draws, what it cannot draw and why, and what settings are tuned on."""
 
     sets: tuple[PromptSet, ...]
     not_measured: Mapping[str, str]
+    dev: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> int:

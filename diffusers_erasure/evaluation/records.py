@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffusers_erasure.errors import EvaluationError
 
 NOT_MEASURED: Literal["not measured"] = "not measured"
 NotMeasured = Literal["not measured"]
@@ -63,6 +66,23 @@ class Accounting(Record):
     def broken(self) -> bool:
         """Whether too many pictures failed for the row to mean anything."""
         return self.failed > BROKEN_SHARE * self.planned
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn a record that cannot be built into an error of ours.
+
+    Args:
+        what: What could not be recorded.
+
+    Raises:
+        EvaluationError: The figures contradict each other.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        faults = "; ".join(str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors())
+        raise EvaluationError(f"{what} cannot become a report: {faults}") from error
 
 
 def check_states(before: str, after: str) -> None:

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from diffusers_erasure.errors import EvaluationError
 
 from .attack_report import AttackSection
+from .confusion import JudgeValidation
 from .intervals import mcnemar_exact
 from .prompt_sets import Purpose
 from .proportion import Proportion
@@ -38,6 +39,7 @@ from .records import (
     Verdict,
     check_states,
 )
+from .splits import SplitRecord
 
 __all__ = [
     "FORMAT_VERSION",
@@ -59,9 +61,9 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Literal[2] = 2
-"""Raised when the meaning of a report changes. Version 1 knew no attacks and no validation of the judge; such a
-report is refused, since what it lacks cannot be filled in: the evaluation is run again, on the pictures that it
-kept."""
+"""Raised when the meaning of a report changes. Version 1 knew no attacks and no validation of the judge; such
+a report is refused, since what it lacks cannot be filled in: the evaluation is run again, on the pictures
+that it kept."""
 RETENTION_CONTROL_FLOOR = 0.5
 """Share of a retention row that the base must draw itself, or the row says nothing about what was kept."""
 SCOPE = (
@@ -201,6 +203,13 @@ class EvaluationReport(Record):
     settings: Settings
     not_measured: Mapping[str, str] = Field(description="what this evaluation says nothing about, and why")
     attacks: AttackSection | NotMeasured = NOT_MEASURED
+    splits: tuple[SplitRecord, ...] | NotMeasured = Field(
+        default=NOT_MEASURED,
+        description="prompts to train, to tune and to test on; none of the last is in the others",
+    )
+    validation: tuple[JudgeValidation, ...] | NotMeasured = Field(
+        default=NOT_MEASURED, description="confusion matrices of the judges, on base and erased pictures"
+    )
     seconds: float = Field(ge=0)
     versions: Mapping[str, str]
     created: str = Field(description="UTC, ISO 8601")
@@ -220,6 +229,11 @@ class EvaluationReport(Record):
     def _one_artifact(self) -> Self:
         if isinstance(self.attacks, str):
             return self
+        if isinstance(self.validation, str):
+            raise ValueError(
+                "attacks were judged by a judge whose errors were not measured; expected its confusion "
+                "matrix; validate it on labelled pictures"
+            )
         foreign = {run.digest for run in self.attacks.runs} - {self.erasure.digest}
         if foreign:
             raise ValueError(

@@ -4,8 +4,9 @@
     evaluate_pipelines   the same for two pipelines that are loaded already, with prompt sets and judges of
     your own
 
-A run that is interrupted keeps every finished picture in `pictures/` beside its report and goes on from
-there. The report itself is written once, at the end, or not at all.
+A run that is interrupted keeps every finished picture in `pictures/` beside its report, and every finished
+outcome of an attack in `attacks/`, and goes on from there. The report itself is written once, at the end, or
+not at all.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 from diffusers_erasure._version import __version__
 from diffusers_erasure.artifacts.apply import list_erasures, load_erasure
@@ -29,14 +27,28 @@ from diffusers_erasure.artifacts.verify import verify_erasure
 from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.pipelines.base import load_base_pipeline
 
+from .attack_evaluation import (
+    OUTCOMES_NAME,
+    PLOT_NAME,
+    UnderAttack,
+    attack_plot,
+    evaluate_attacks,
+    with_attacks,
+)
+from .attack_grid import comparison_grid
+from .attack_groups import Group, attack_groups, validate_judges
+from .attack_settings import AttackSettings
+from .confusion import JudgeValidation
 from .embedded_prompts import embedded_prompt_plan
 from .generate import DEFAULT_BATCH_SIZE, Artist, Sampling, sampling_defaults
-from .grid import Column, make_grid
 from .judges import Judge, Panel, load_panel
 from .measure import Measured, measure_controls, measure_set
 from .pictures import png_bytes, write_atomically
 from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet
-from .report import ErasureRecord, EvaluationReport, JudgeRecord, Row, Settings, overall_verdict
+from .records import NOT_MEASURED, refusing
+from .report import ErasureRecord, EvaluationReport, JudgeRecord, Settings, overall_verdict
+from .splits import SplitRecord, check_disjoint, note_test_read, split_record, training_prompts
+from .subject import Subject, sibling
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +56,21 @@ REPORT_NAME = "evaluation.json"
 GRID_NAME = "grid.png"
 RETENTION_FLOOR = 0.8
 """Share of the base's rate that an erasure must keep; fixed before anything was measured."""
-GRID_COLUMNS = 2
-"""Pictures of each set that the grid shows."""
+
+__all__ = [
+    "GRID_NAME",
+    "OUTCOMES_NAME",
+    "PLOT_NAME",
+    "REPORT_NAME",
+    "Evaluation",
+    "EvaluationSettings",
+    "Subject",
+    "comparison_grid",
+    "evaluate_artifact",
+    "evaluate_pipelines",
+    "judge_record",
+    "sibling",
+]
 
 SetProgress = Callable[[str, int, int], None]
 """Called with a set's name, the pictures that are there, and those that it needs."""
@@ -59,28 +84,13 @@ class Evaluation:
         report: The figures.
         measured: Every row with its pictures.
         folder: Where report and grid lie.
+        attacked: What attacks did, if there were any.
     """
 
     report: EvaluationReport
     measured: tuple[Measured, ...]
     folder: Path
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is compared.
-
-    Attributes:
-        base: Pipeline without the erasure.
-        erased: Pipeline in which the artifact is loaded.
-        artifact: What is loaded there.
-        model: Name of the base model, for the report.
-    """
-
-    base: Any
-    erased: Any
-    artifact: Artifact
-    model: str
+    attacked: UnderAttack | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class EvaluationSettings:
         batch_size: Pictures drawn together.
         retention_floor: Share of the base's rate that must be kept.
         cell: Side of a picture in the grid.
+        attacks: What to attack with; None leaves attacks "not measured".
     """
 
     n: int = 100
@@ -102,6 +113,7 @@ class EvaluationSettings:
     batch_size: int = DEFAULT_BATCH_SIZE
     retention_floor: float = RETENTION_FLOOR
     cell: int = 128
+    attacks: AttackSettings | None = None
 
 
 def evaluate_artifact(
@@ -149,13 +161,6 @@ def evaluate_artifact(
     )
 
 
-def sibling(pipe: Any) -> Any:
-    """A second pipeline on the same components; loading an erasure into it leaves the first alone."""
-    copy = type(pipe)(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
-    copy.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
-    return copy
-
-
 def evaluate_pipelines(
     subject: Subject,
     *,
@@ -180,24 +185,91 @@ def evaluate_pipelines(
     settings = settings or EvaluationSettings()
     folder = Path(output_dir)
     started = time.monotonic()
+    splits = _splits(subject.artifact, plan)
     before = verify_erasure(subject.erased, subject.artifact)
     before.raise_unless_verified()
-    artists = _artists(subject, settings, Path(cache_dir or folder / "pictures"))
-    measured = _measure(artists, plan, panel, settings, progress)
+    cache = Path(cache_dir or folder / "pictures")
+    measured = _measure(_artists(subject, settings, cache), plan, panel, settings, progress)
+    groups = attack_groups(plan.sets[0], panel, limit=_limit(settings))
+    validation = validate_judges(groups, measured)
+    attacked = _attack(subject, groups, settings, validation, cache.parent / "attacks", progress)
     after = verify_erasure(subject.erased, subject.artifact)
     after.raise_unless_verified()
-    report = _report(
-        measured,
-        plan,
-        panel,
-        erasure=_erasure_record(subject, before.state, after.state),
-        settings=_settings_record(subject, measured, settings),
-        seconds=time.monotonic() - started,
-    )
-    grid = comparison_grid(measured, subject.artifact, cell=settings.cell)
-    write_atomically(folder / GRID_NAME, png_bytes(grid))
+    found = _Found(measured, attacked, splits, validation)
+    with refusing("what was measured"):
+        report = _report(
+            found,
+            plan,
+            panel,
+            erasure=_erasure_record(subject, before.state, after.state),
+            settings=_settings_record(subject, measured, settings),
+            seconds=time.monotonic() - started,
+        )
+    _write_pictures(folder, found, subject.artifact, settings)
     write_atomically(folder / REPORT_NAME, report.to_json().encode())
-    return Evaluation(report, measured, folder)
+    return Evaluation(report, measured, folder, attacked)
+
+
+def _limit(settings: EvaluationSettings) -> int | None:
+    return settings.attacks.prompts if settings.attacks else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What an evaluation found, before it is a report."""
+
+    measured: tuple[Measured, ...]
+    attacked: UnderAttack | None
+    splits: tuple[SplitRecord, ...]
+    validation: tuple[JudgeValidation, ...]
+
+
+def _splits(artifact: Artifact, plan: PromptPlan) -> tuple[SplitRecord, ...]:
+    """Digests of what was trained and is tested on; refused if they overlap."""
+    train = training_prompts(artifact.manifest.concepts, artifact.manifest.settings)
+    test = tuple(prompt for prompt_set in plan.sets for prompt in prompt_set.prompts)
+    check_disjoint(test, (*train, *plan.dev))
+    records = [split_record("train", train), split_record("test", test)]
+    if plan.dev:
+        records.insert(1, split_record("dev", plan.dev))
+    note_test_read(records[-1])
+    return tuple(records)
+
+
+def _attack(
+    subject: Subject,
+    groups: tuple[Group, ...],
+    settings: EvaluationSettings,
+    validation: tuple[JudgeValidation, ...],
+    store: Path,
+    progress: SetProgress | None,
+) -> UnderAttack | None:
+    if settings.attacks is None:
+        return None
+    return evaluate_attacks(
+        subject,
+        groups,
+        settings.attacks,
+        _sampling(subject.model, settings),
+        validation=validation,
+        store=store,
+        picture_batch=settings.batch_size,
+        tell=progress,
+    )
+
+
+def _write_pictures(folder: Path, found: _Found, artifact: Artifact, settings: EvaluationSettings) -> None:
+    grid = comparison_grid(found.measured, artifact, cell=settings.cell)
+    if found.attacked is not None:
+        grid = with_attacks(grid, found.attacked, found.measured[0], cell=settings.cell)
+        write_atomically(folder / OUTCOMES_NAME, found.attacked.findings.outcomes)
+        names = ", ".join(artifact.manifest.concept_names)
+        plot = attack_plot(found.attacked, title=f"{artifact.manifest.method.upper()} erases {names}")
+        if plot is not None:
+            write_atomically(folder / PLOT_NAME, plot)
+        else:
+            logger.warning("%s is not drawn: it needs matplotlib, from diffusers-erasure[eval]", PLOT_NAME)
+    write_atomically(folder / GRID_NAME, png_bytes(grid))
 
 
 def _sampling(model: str, settings: EvaluationSettings) -> Sampling:
@@ -243,7 +315,7 @@ def _named(progress: SetProgress | None, prompt_set: PromptSet) -> Callable[[int
 
 
 def _report(
-    measured: Sequence[Measured],
+    found: _Found,
     plan: PromptPlan,
     panel: Panel,
     *,
@@ -251,20 +323,24 @@ def _report(
     settings: Settings,
     seconds: float,
 ) -> EvaluationReport:
-    rows = tuple(result.row for result in measured)
+    rows = tuple(result.row for result in found.measured)
+    attacks = found.attacked.findings.section if found.attacked else NOT_MEASURED
     control = measure_controls(rows[0], plan.sets[0], panel, settings.picture_size)
     missing = {
         **plan.not_measured,
         "fidelity": "no FID-like distance or CLIP-like agreement was computed",
     }
     return EvaluationReport(
-        verdict=overall_verdict(rows, control),
+        verdict=overall_verdict(rows, control, attacks),
         erasure=erasure,
         rows=rows,
         control=control,
         judges=tuple(judge_record(judge) for judge in panel.members),
         settings=settings,
         not_measured=missing,
+        attacks=attacks,
+        splits=found.splits,
+        validation=found.validation or NOT_MEASURED,
         seconds=round(seconds, 1),
         versions={
             "diffusers_erasure": __version__,
@@ -309,32 +385,3 @@ def _settings_record(
         dtype=str(subject.erased.unet.dtype).removeprefix("torch."),
         device=str(subject.erased.device),
     )
-
-
-def comparison_grid(
-    measured: Sequence[Measured], artifact: Artifact, *, cell: int = 128, columns: int = GRID_COLUMNS
-) -> Image.Image:
-    """The first pictures of every set, before and after: chosen by their place, not by their looks."""
-    shown = [
-        Column(
-            caption=result.prompt_set.items[index].prompt,
-            pictures=(result.base[index], result.erased[index]),
-            group=_heading(result.row),
-        )
-        for result in measured
-        for index in range(min(columns, len(result.prompt_set.items)))
-    ]
-    names = ", ".join(artifact.manifest.concept_names)
-    return make_grid(
-        shown,
-        ["before", "after"],
-        title=f"{artifact.manifest.method.upper()} erases {names}",
-        footer="Same prompts and seeds in both rows, the first of each set. Over each set: in how many "
-        "pictures the judge sees what was asked for, before and after.",
-        cell=cell,
-        per_band=3 * columns,
-    )
-
-
-def _heading(row: Row) -> str:
-    return f"{row.name}: {row.base.k} to {row.erased.k} of {row.base.n}"

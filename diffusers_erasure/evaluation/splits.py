@@ -1,8 +1,8 @@
 """Prompts to train on, to tune on and to test on, and the proof that no test prompt was trained on.
 
-Two prompts count as the same if they are equal after case, punctuation, articles and blanks are taken away, or
-if nearly all of their letters agree (a typing error, a plural). The same words in another order are another
-wording, which is what a test split is about.
+Two prompts count as the same if they are equal after case, punctuation, articles and blanks are taken away,
+or if nearly all of their letters agree (a typing error, a plural). The same words in another order are
+another wording, which is what a test split is about.
 Every list has a sha256, so that a reader can tell whether two reports asked the same questions.
 """
 
@@ -102,8 +102,9 @@ def check_disjoint(test: Iterable[str], train: Iterable[str]) -> None:
     if found:
         shown = "; ".join(f"{one.test!r} was trained as {one.train!r}" for one in found[:SHOWN])
         raise EvaluationError(
-            f"{len(found)} test prompts occur in the training prompts ({shown}); expected none, or the figures "
-            "would show what was learned by heart; take them out of training, or test with other prompts"
+            f"{len(found)} test prompts occur in the training prompts ({shown}); expected none, or the "
+            "figures would show what was learned by heart; take them out of training, or test "
+            "with other prompts"
         )
 
 

@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .attack_tables import attack_parts
+from .confusion import JudgeValidation, Source
 from .prompt_sets import Purpose
 from .report import EvaluationReport, Row, Verdict
 
@@ -33,7 +35,8 @@ def report_table(report: EvaluationReport) -> Group:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(*_cells(row), style="" if row.verdict is Verdict.MEASURED else _COLOURS[row.verdict])
-    return Group(table, *_notes(report))
+    attacks = [] if isinstance(report.attacks, str) else attack_parts(report.attacks)
+    return Group(table, *attacks, *_notes(report))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -52,7 +55,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _notes(report: EvaluationReport) -> list[Text]:
     failed = sum(row.base_pictures.failed + row.erased_pictures.failed for row in report.rows)
     planned = sum(row.base_pictures.planned + row.erased_pictures.planned for row in report.rows)
-    missing = ", ".join(("attacks", *report.not_measured))
+    tried = {} if isinstance(report.attacks, str) else report.attacks.not_measured
+    missing = ", ".join((*(() if tried else ("attacks",)), *report.not_measured, *tried))
     first = Text.assemble(
         "verdict: ",
         (report.verdict.value, _COLOURS[report.verdict]),
@@ -69,6 +73,26 @@ def _notes(report: EvaluationReport) -> list[Text]:
         first,
         *doubtful,
         Text(f"judges: {judges}; {report.control.false_alarms} false alarms on pictures of nothing"),
+        *_validation(report),
         Text(f"not measured: {missing}"),
         Text(report.scope, style="dim"),
     ]
+
+
+def _validation(report: EvaluationReport) -> list[Text]:
+    """How often each judge is wrong, by its confusion matrices."""
+    if isinstance(report.validation, str):
+        return [Text("the judges' errors: not measured")]
+    return [Text(f"errors of {found.judge}: {_errors(found)}") for found in report.validation]
+
+
+def _errors(found: JudgeValidation) -> str:
+    parts = []
+    for source in Source:
+        matrix = found.of(source)
+        if matrix is None:
+            continue
+        rates = (("sees it", matrix.sensitivity), ("sees nothing", matrix.specificity))
+        told = ", ".join(f"{name} {rate}" for name, rate in rates if rate is not None)
+        parts.append(f"on {source.value} pictures {told}")
+    return "; ".join(parts)

@@ -1,0 +1,152 @@
+"""How the attacks of an evaluation are run: which ones, with what budget, and luck with as much.
+
+A budget preset names a size that everybody means the same by: `published` is each attack as its paper or
+code gives it, `quick` is small enough for a look. A report says which one it was, and all settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from diffusers_erasure.attacks import AttackConfig, AttackSpec, attack_named
+from diffusers_erasure.errors import ConfigError, EvaluationError
+
+from .budgets import FACTORS, check_factors
+
+PUBLISHED, QUICK = "published", "quick"
+NO_ATTACK = "no_attack"
+BASELINES = ("random_tokens", "seed_search")
+"""Luck: random tokens in the attack's place, and the plain prompt with other seeds."""
+WEAK_SCALE = 0.1
+"""Strength at which the artifact is an eraser that every attack must defeat."""
+
+QUICK_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "concept_inversion": {"steps": 300},
+        "p4d": {"steps": 60, "judge_every": 6},
+        "random_tokens": {"tries": 10},
+        "ring_a_bell": {"population": 40, "generations": 60},
+        "seed_search": {"tries": 10},
+        "unlearndiffatk": {"timesteps": 10, "iterations": 8},
+    }
+)
+"""What `quick` changes of the published settings, at 1x."""
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What is attacked with, and how hard.
+
+    Attributes:
+        attacks: Names of attacks.
+        budget: Name of the budget preset.
+        configs: Settings of single attacks, instead of the preset's.
+        factors: Multiples of the budget.
+        baselines: Attacks without any knowledge that stand beside each attack with as many judged pictures.
+        prompts: Attack only the first so many prompts of the concept's own name; None attacks all.
+        weak_scale: Strength at which the artifact is the weak eraser of the positive control.
+    """
+
+    attacks: tuple[str, ...]
+    budget: str = QUICK
+    configs: Mapping[str, AttackConfig] = field(default_factory=lambda: MappingProxyType({}))
+    factors: tuple[int, ...] = FACTORS
+    baselines: tuple[str, ...] = BASELINES
+    prompts: int | None = None
+    weak_scale: float = WEAK_SCALE
+
+    def __post_init__(self) -> None:
+        check_factors(self.factors)
+        if self.prompts is not None and self.prompts < 1:
+            raise ConfigError(
+                f"{self.prompts} prompts cannot be attacked; expected at least 1; leave it out to attack all"
+            )
+        if not 0 < self.weak_scale < 1:
+            raise ConfigError(
+                f"the weak eraser has the strength {self.weak_scale}; expected a number between 0 and 1; "
+                "0.1 is weak"
+            )
+
+    def planned(self) -> list[tuple[AttackSpec, AttackConfig]]:
+        """Every attack with its settings at 1x; each once, in the order in which they were named."""
+        specs = dict.fromkeys(attack_named(name).name for name in self.attacks)
+        specs.pop(NO_ATTACK, None)
+        if not specs:
+            raise ConfigError(
+                "no attack was named; expected some, such as random_tokens; the plain prompts are "
+                "always judged"
+            )
+        return [(spec, self._config(spec)) for spec in map(attack_named, specs)]
+
+    def _config(self, spec: AttackSpec) -> AttackConfig:
+        given = self.configs.get(spec.name)
+        return given if given is not None else preset_config(spec, self.budget)
+
+
+def preset_config(spec: AttackSpec, budget: str) -> AttackConfig:
+    """Settings of an attack at 1x of a budget preset.
+
+    Args:
+        spec: The attack.
+        budget: `published` or `quick`.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if budget not in (PUBLISHED, QUICK):
+        raise ConfigError(
+            f"there is no budget {budget!r}; known budgets are {PUBLISHED} and {QUICK}; choose one of them"
+        )
+    return spec.config.parse(QUICK_SETTINGS.get(spec.name, {}) if budget == QUICK else {})
+
+
+def parse_attacks(text: str) -> tuple[str, ...]:
+    """Names of attacks from `a,b,c`; dashes and underscores are the same.
+
+    Raises:
+        ConfigError: One of them does not exist.
+    """
+    names = (part.strip() for part in text.split(","))
+    return tuple(dict.fromkeys(attack_named(name).name for name in names if name))
+
+
+def equal_budget(
+    names: Sequence[str], judged_images: int, *, seed: int = 0
+) -> list[tuple[AttackSpec, AttackConfig]]:
+    """Luck with as many judged pictures of each prompt as an attack.
+
+    Args:
+        names: Attacks without knowledge.
+        judged_images: Most pictures of one prompt that the attack shows the judge; with 1 there is only the
+            plain prompt.
+        seed: The attack's seed.
+
+    Raises:
+        EvaluationError: An attack has no setting by which so many pictures can be had.
+    """
+    chosen = names if judged_images > 1 else (NO_ATTACK,)
+    return [(spec, _with_pictures(spec, judged_images, seed)) for spec in map(attack_named, chosen)]
+
+
+def _with_pictures(spec: AttackSpec, judged_images: int, seed: int) -> AttackConfig:
+    """Settings of an attack that show the judge exactly so many pictures: the setting that counts them."""
+    plain: dict[str, Any] = {"seed": seed}
+    if spec.config.parse(plain).judged_images == judged_images:
+        return spec.config.parse(plain)
+    counts = [name for name, info in spec.config.model_fields.items() if info.annotation is int]
+    for name in counts:
+        for value in (judged_images, judged_images - 1):
+            try:
+                config = spec.config.parse({**plain, name: value})
+            except ConfigError:
+                continue
+            if name not in ("seed", "batch_size") and config.judged_images == judged_images:
+                return config
+    raise EvaluationError(
+        f"{spec.name!r} cannot show the judge exactly {judged_images} pictures of a prompt; expected a "
+        "setting that counts them, since luck must have the budget of the attack beside it; use another "
+        "baseline"
+    )
