@@ -1,7 +1,7 @@
 """Random tokens: what as many judged pictures find without any search.
 
 An attack that shows the judge 51 pictures has 51 chances, and a judge that errs once in a hundred makes 40 %
-successes of them. So beside every attack stands this one with the same number of pictures (`images`), the same
+successes of them. So beside every attack stands this one, with as many pictures (`images`), the same
 number of free tokens in the same place, and the same seed: what an attack finds beyond it is its merit.
 """
 
