@@ -17,7 +17,7 @@ from .draws import StepDraws
 from .esd_settings import ESDConfig
 from .latents import LatentsFrom, TeacherLatents, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss
-from .student import Student
+from .student import Student, frozen_unet
 
 
 class ESDTask:
@@ -48,7 +48,8 @@ class ESDTask:
         self.text = TextPath(components)
         self.teacher = NoisePredictor.of(components)
         trains_unet = student.component == "unet"
-        self.pupil = NoisePredictor.of(components, unet=student.module) if trains_unet else self.teacher
+        unet = student.module if trains_unet else frozen_unet(components.unet)
+        self.pupil = NoisePredictor.of(components, unet=unet)
         with evaluating(components.text_encoder):
             self.concepts = self.text.encode(self.prompts)
             self.scope = self.text.encode(settings.scope) if settings.scope else None
@@ -61,7 +62,6 @@ class ESDTask:
         self, chosen: LatentsFrom, *, trains_unet: bool, progress: BankProgress | None
     ) -> TeacherLatents:
         settings = self.settings
-        folder = settings.run_folder
         return TeacherLatents.build(
             self.components,
             self.asked,
@@ -74,7 +74,6 @@ class ESDTask:
                 seed=settings.seed,
             ),
             sampler=self.pupil if chosen == "student" and trains_unet else None,
-            folder=folder / "trajectories" if folder is not None else None,
             progress=progress,
         )
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -46,25 +45,19 @@ class TeacherLatents:
         settings: BankSettings,
         *,
         sampler: NoisePredictor | None = None,
-        folder: Path | None = None,
         progress: BankProgress | None = None,
     ) -> Self:
-        """Make the source; a pool is sampled now, or read from its folder if it is there.
+        """Make the source; a pool is sampled now, by every process alike, and kept in memory.
 
         Args:
             components: The frozen base model.
             prompts: What is sampled for.
             settings: Mode "fresh" or "pool", steps, guidance, alignment.
             sampler: The model in training, if it is the one that samples.
-            folder: Where a pool is kept.
             progress: Told how far a pool is.
         """
-        pool = settings.mode == "pool"
-        place = folder if pool else None
-        told = progress if pool else None
-        return cls(
-            TrajectoryBank.build(components, prompts, settings, sampler=sampler, folder=place, progress=told)
-        )
+        told = progress if settings.mode == "pool" else None
+        return cls(TrajectoryBank.build(components, prompts, settings, sampler=sampler, progress=told))
 
     def draw(self, draws: StepDraws, prompts: Sequence[int]) -> BankDraw:
         """One row for each sample of the pass.

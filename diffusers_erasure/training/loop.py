@@ -109,6 +109,8 @@ def run_training(
             while run.done < settings.max_train_steps:
                 losses, stop = run.advance(asked())
                 if stop:
+                    if run.folder is None:
+                        logger.warning("step %d is not saved: the run has no output_dir", run.done)
                     raise TrainingStopped(stop, run.done, run.save())
             seconds = time.perf_counter() - started
         return TrainingOutcome(run.done, run.resumed_at, losses, seconds, run.last_checkpoint)
@@ -287,7 +289,6 @@ class _Run:
     def save(self) -> Path | None:
         """Write a checkpoint, if the run has a folder; every process waits until it is there."""
         if self.folder is None:
-            logger.warning("step %d is not saved: the run has no output_dir", self.done)
             return None
         if self.accelerator.is_main_process:
             parameters, moments, scaler = self.optimizer.state()

@@ -83,13 +83,32 @@ class Student:
         return DeltaEdit(deltas)
 
 
+def frozen_unet(unet: Any) -> Any:
+    """A copy for passes that gradients go *through*, not to: it shares every weight and owns none.
+
+    Args:
+        unet: The caller's UNet; its flags and processors stay as they are.
+    """
+    module = edited_copy(unet, {})
+    module.requires_grad_(False)
+    module.eval()
+    _plain_attention(module)
+    return module
+
+
 def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool) -> None:
     """Settings of the copy that make a backward pass cheaper and change no value beyond rounding."""
+    if component == "unet":
+        _plain_attention(module)
     if gradient_checkpointing and component == "unet":
         module.enable_gradient_checkpointing()
     elif gradient_checkpointing:
-        module.gradient_checkpointing_enable()
+        switch = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+        switch()
         module.train()  # transformers looks at this flag; CLIP's text model has no dropout
-    if component == "unet" and module.device.type == "cpu":
-        # The fused attention's backward pass on a CPU takes twice the time of the plain one.
-        module.set_attn_processor(AttnProcessor())
+
+
+def _plain_attention(unet: Any) -> None:
+    """On a CPU, the fused attention's backward pass takes twice the time of the plain one."""
+    if unet.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
