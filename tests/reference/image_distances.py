@@ -22,14 +22,28 @@ def fid(first: Array, second: Array) -> float:
     return float((difference @ difference + np.trace(covariances) - 2 * roots.sum()).real)
 
 
-def kid(first: Array, second: Array) -> float:
-    """arXiv:1801.01401, section 4: unbiased MMD^2 with k(x, y) = (x.y / d + 1)^3, pair by pair."""
+def kid(first: Array, second: Array, *, paired: bool = False) -> float:
+    """arXiv:1801.01401, section 4: unbiased MMD^2 with k(x, y) = (x.y / d + 1)^3, pair by pair.
+
+    Paired: Gretton et al. 2012, equation 4, the mean of h(z_i, z_j) over i != j with z = (x, y).
+    """
     width = first.shape[1]
 
     def kernel(x: Array, y: Array) -> float:
         return float((np.dot(x, y) / width + 1) ** 3)
 
     m, n = len(first), len(second)
+    if paired:
+        h = [
+            kernel(first[i], first[j])
+            + kernel(second[i], second[j])
+            - kernel(first[i], second[j])
+            - kernel(first[j], second[i])
+            for i in range(m)
+            for j in range(m)
+            if i != j
+        ]
+        return sum(h) / len(h)
     inside = sum(kernel(first[i], first[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
     inside += sum(kernel(second[i], second[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
     return inside - 2 * sum(kernel(x, y) for x in first for y in second) / (m * n)

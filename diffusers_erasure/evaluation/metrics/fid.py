@@ -4,8 +4,9 @@
          biased upwards for few pictures, so only figures with one n are comparable
     KID  squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, unbiased (arXiv:1801.01401,
          section 4); over all pairs rather than random subsets, so it needs no randomness, and may be
-         negative; its interval is the jackknife's over prompts, since a bootstrap would pair pictures with
-         their own copies
+         negative. Pictures of the same seed resemble each other, so sets that were drawn from the same seeds
+         are compared without these pairs (Gretton et al., JMLR 13, 2012, equation 4). Its interval is the
+         jackknife's over prompts, since a bootstrap would pair pictures with their own copies
 
 The trace of FID's matrix square root is the sum of the singular values of S1^(1/2) S2^(1/2), both factors
 being taken by symmetric eigendecomposition: nothing complex appears, also with fewer pictures than features.
@@ -57,21 +58,28 @@ def _square_root(matrix: Tensor) -> Tensor:
     return root
 
 
-def kid(first: Tensor, second: Tensor) -> float:
+def kid(first: Tensor, second: Tensor, *, paired: bool = False) -> float:
     """Unbiased squared maximum mean discrepancy with the cubic polynomial kernel.
 
     Args:
         first: `(pictures, width)`.
         second: `(pictures, width)`.
+        paired: Whether row i of both was drawn from one seed; such pairs are then left out.
 
     Raises:
-        EvaluationError: A set has fewer than two vectors, or the widths differ.
+        EvaluationError: A set has fewer than two vectors, the widths differ, or there are no pairs.
     """
-    return _mmd(*_kernels(*_checked(first, second)))
+    first, second = _checked(first, second)
+    if paired and len(first) != len(second):
+        raise EvaluationError(
+            f"{len(first)} and {len(second)} pictures are no pairs and cannot be compared as such; expected "
+            "as many of each; draw both sets from the same seeds"
+        )
+    return _mmd(*_kernels(first, second), paired=paired)
 
 
 def kid_interval(first: Tensor, second: Tensor, prompts: Sequence[Hashable]) -> tuple[float, float]:
-    """Bounds of the 95 % interval of KID over prompts: its jackknife standard error (Efron & Stein, 1981).
+    """Bounds of the 95 % interval of paired KID over prompts, by its jackknife standard error.
 
     Args:
         first: `(pictures, width)`.
@@ -97,11 +105,11 @@ def kid_interval(first: Tensor, second: Tensor, prompts: Sequence[Hashable]) -> 
                 f"without the prompt {name!r} only {len(kept)} pictures remain; expected two or more; "
                 "draw more"
             )
-        left_out.append(_mmd(*(kernel[kept][:, kept] for kernel in kernels)))
+        left_out.append(_mmd(*(kernel[kept][:, kept] for kernel in kernels), paired=True))
     found = torch.tensor(left_out, dtype=torch.float64)
     count = len(names)
     error = float(((count - 1) / count * (found - found.mean()).square().sum()).sqrt())
-    value = _mmd(*kernels)
+    value = _mmd(*kernels, paired=True)
     return value - Z_95 * error, value + Z_95 * error
 
 
@@ -109,8 +117,9 @@ def _kernels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _kernel(first, first), _kernel(second, second), _kernel(first, second)
 
 
-def _mmd(first: Tensor, second: Tensor, across: Tensor) -> float:
-    return float(_mean_off_diagonal(first) + _mean_off_diagonal(second) - 2 * across.mean())
+def _mmd(first: Tensor, second: Tensor, across: Tensor, *, paired: bool) -> float:
+    between = _mean_off_diagonal(across) if paired else across.mean()
+    return float(_mean_off_diagonal(first) + _mean_off_diagonal(second) - 2 * between)
 
 
 def _kernel(first: Tensor, second: Tensor) -> Tensor:
@@ -148,7 +157,7 @@ class Distance(BaseModel):
     base: int = Field(ge=2, description="pictures of the base")
     erased: int = Field(ge=2, description="pictures of the erased pipeline")
     fid: float = Field(ge=0, description="Fréchet distance; biased upwards for few pictures")
-    kid: float = Field(description="unbiased squared MMD, cubic kernel")
+    kid: float = Field(description="unbiased squared MMD of pairs, cubic kernel")
     kid_low: float = Field(description="lower bound of its 95 % interval over prompts")
     kid_high: float = Field(description="upper bound of its 95 % interval over prompts")
     null_fid: float = Field(
@@ -193,7 +202,7 @@ def image_distance(
         base=len(first),
         erased=len(second),
         fid=fid(first, second),
-        kid=kid(first, second),
+        kid=kid(first, second, paired=True),
         kid_low=low,
         kid_high=high,
         null_fid=fid(shuffled[:half], shuffled[half:]),

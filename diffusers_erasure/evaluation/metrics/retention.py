@@ -2,7 +2,7 @@
 
 Two questions are asked, with a margin that is declared before anything is measured. How far did the rate
 move (Newcombe's paired interval)? And is what was kept *not inferior*: does the interval lie above minus the
-margin? "No significant difference" would not do, since a small sample never finds one. No torch.
+margin? "No significant difference" would not do, since a small sample never finds one.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.evaluation.intervals import wilson_interval
 from diffusers_erasure.evaluation.multiple_testing import (
     FalseSuccessRate,
     any_false_positive,
@@ -41,6 +42,12 @@ def test_the_interval_follows_the_paper(
     found = lang_reiczigel(observed, se, sp)
     assert found == pytest.approx((min(1, max(0, low)), max(0, min(1, high))), abs=1e-9)
     assert 0 <= found[0] <= found[1] <= 1
+
+
+@settings(deadline=None)
+@given(counts)
+def test_wilson_as_the_book_has_it(observed: tuple[int, int]) -> None:
+    assert wilson_interval(*observed) == pytest.approx(reference.wilson(*observed), abs=1e-9)
 
 
 def test_by_hand() -> None:
