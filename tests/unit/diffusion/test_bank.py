@@ -181,7 +181,8 @@ def test_a_velocity_model_is_banked_as_noise(components: DiffusionComponents) ->
 
 @pytest.mark.parametrize("mode", ["fresh", "per_trajectory", "pool"])
 def test_timesteps_are_uniform_and_starts_are_normal(components: DiffusionComponents, mode: str) -> None:
-    chosen = settings(mode=mode, trajectories_per_prompt=40 if mode == "pool" else 1, unconditional=False)
+    each = 40 if mode == "pool" else 1
+    chosen = settings(mode=mode, trajectories_per_prompt=each, unconditional=False, batch_size=200)
     bank = TrajectoryBank.build(components, ["dog"], chosen)
     draw = bank.draw(generator(), 200)
     counts = torch.bincount(draw.timesteps // (1000 // STEPS), minlength=STEPS)
@@ -193,6 +194,20 @@ def test_timesteps_are_uniform_and_starts_are_normal(components: DiffusionCompon
     assert abs(float(starts.mean())) < 0.1
     assert abs(float(starts.std()) - 1) < 0.1
     assert draw.target_unconditional is None
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+def test_the_first_draw_of_each_trajectory_is_uniform_too(
+    components: DiffusionComponents, kept: int | None
+) -> None:
+    """A trajectory is not read from its noisy end on: every single draw has the law of a fresh one."""
+    prompts = [f"{letter} {other}" for letter in "abcdefghij" for other in "abcdefghij"]
+    chosen = settings(pairs_per_trajectory=kept, unconditional=False, batch_size=100)
+    bank = TrajectoryBank.build(components, prompts, chosen)
+    draw = bank.draw(generator(), 100, prompts=range(100))
+    counts = torch.bincount(draw.timesteps // (1000 // STEPS), minlength=STEPS)
+    assert float(((counts - 20) ** 2 / 20).sum()) < 18.5
+    assert len(bank) == 100 * ((kept or STEPS) - 1)
 
 
 def test_no_pair_of_a_trajectory_is_used_twice(components: DiffusionComponents) -> None:
