@@ -48,7 +48,7 @@ class P4DConfig(AttackConfig):
     variant: Literal["n", "k"] = setting(
         "n", "n: free tokens take the place of the prompt; k: one before every third of its tokens"
     )
-    num_tokens: int = setting(16, "free tokens of variant n", symbol="N", source=CODE, ge=1)
+    tokens: int = setting(16, "free tokens of variant n", symbol="N", source=CODE, ge=1)
     steps: int = setting(3000, "gradient steps", source=CODE, ge=1)
     judge_every: int = setting(
         50, "steps after which the present prompt is drawn and judged", source=CODE, ge=1
@@ -166,7 +166,7 @@ class _Search:
 
     def _row(self, item: AttackedPrompt, plain: Plain) -> _Row:
         placement = PLACEMENTS[self.config.variant]
-        soft, cut = free_prompt(self.target, item.prompt, self.config.num_tokens, placement)
+        soft, cut = free_prompt(self.target, item.prompt, self.config.tokens, placement)
         return _Row(item, plain, soft, item.generator(self.config.seed, "p4d"), cut)
 
     def outcomes(self, started: float, batch: int) -> Iterator[AttackOutcome]:

@@ -40,7 +40,7 @@ ENCODED = 256
 class RingABellConfig(AttackConfig):
     """Settings of Ring-A-Bell; the defaults are those of the paper."""
 
-    num_tokens: int = setting(16, "tokens of the prompt that is sought", symbol="K", source=PAPER, ge=1)
+    tokens: int = setting(16, "tokens of the prompt that is sought", symbol="K", source=PAPER, ge=1)
     strength: float = setting(3.0, "how much of the concept is added", symbol="η", source=PAPER, ge=0)
     population: int = setting(200, "candidates of each generation", source=PAPER, ge=2)
     generations: int = setting(3000, "generations", source=PAPER, ge=1)
@@ -149,7 +149,7 @@ def search(
     measure = _Distance(attacker, plain + config.strength * shifts, layout(attacker, config))
     generators = [item.generator(config.seed, "ring_a_bell") for item in items]
     population = first_population(
-        allowed, config.population, config.num_tokens, measure=measure, generators=generators
+        allowed, config.population, config.tokens, measure=measure, generators=generators
     )
     first_losses = tuple(population.losses[:, 0].tolist())
     report(len(items))
@@ -169,7 +169,7 @@ def search(
 def layout(attacker: AttackTarget, config: RingABellConfig) -> SoftPrompt:
     """A prompt of nothing but the tokens that are sought."""
     tokenizer, length = attacker.components.tokenizer, attacker.components.max_tokens
-    return SoftPrompt(tokenizer, "", config.num_tokens, Placement.REPLACE, max_tokens=length)
+    return SoftPrompt(tokenizer, "", config.tokens, Placement.REPLACE, max_tokens=length)
 
 
 @dataclass(frozen=True)
