@@ -1,6 +1,7 @@
 """Measure what an artifact erases and what it keeps: k of n with intervals, as a table, a JSON and a grid.
 
 diffusers-erasure evaluate outputs/church-uce --n 100
+diffusers-erasure evaluate outputs/church-uce --attacks random-tokens,unlearndiffatk --budget quick
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from .console import note, out, say
 from .drawing import choose_sampling, progress_display
 
 if TYPE_CHECKING:
+    from diffusers_erasure.evaluation.attack_settings import AttackSettings
     from diffusers_erasure.evaluation.generate import Sampling
     from diffusers_erasure.evaluation.report import EvaluationReport
+    from diffusers_erasure.evaluation.runner import Evaluation
 
 EXIT_INVALID = 1
 """Exit code when a report was written but its verdict is not "measured"."""
@@ -49,6 +52,14 @@ class EvaluateArguments:
     """Pictures drawn together; changes speed, not pictures."""
     cache_dir: Path | None = None
     """Where finished pictures are kept; pictures/ in output_dir unless given."""
+    attacks: str = ""
+    """Attacks to run, with commas between them; none unless given. `diffusers-erasure list` names them."""
+    budget: str = "quick"
+    """Budget of each attack at 1x: quick, or published for that of its paper or code."""
+    budget_factors: tuple[int, ...] = (1, 2, 4)
+    """Multiples of the budget that each attack is run with; 2x shows whether 1x was enough."""
+    attack_prompts: int | None = None
+    """Attack only the first so many of the n prompts; all of them unless given."""
     attach: bool = False
     """Put report and grid into the artifact's folder too."""
     device: str = "cpu"
@@ -69,16 +80,12 @@ def main(argv: Sequence[str]) -> int:
 def _evaluate(arguments: EvaluateArguments) -> int:
     from diffusers_erasure.artifacts.door import load_artifact
     from diffusers_erasure.evaluation.report import Verdict
-    from diffusers_erasure.evaluation.runner import (
-        GRID_NAME,
-        REPORT_NAME,
-        EvaluationSettings,
-        evaluate_artifact,
-    )
+    from diffusers_erasure.evaluation.runner import EvaluationSettings, evaluate_artifact
     from diffusers_erasure.evaluation.tables import report_table
 
     name = Path(arguments.artifact).name or "artifact"
     folder = arguments.output_dir or Path("outputs") / "evaluations" / name
+    attacks = _attacks(arguments)
     artifact = load_artifact(arguments.artifact)
     note(f"finished pictures are kept in {folder}; an interrupted run goes on from there")
     with progress_display() as report:
@@ -92,6 +99,7 @@ def _evaluate(arguments: EvaluateArguments) -> int:
                 first_seed=arguments.first_seed,
                 sampling=_sampling(arguments, artifact.manifest.base.id),
                 batch_size=arguments.batch_size,
+                attacks=attacks,
             ),
             device=arguments.device,
             cache_dir=arguments.cache_dir,
@@ -100,9 +108,37 @@ def _evaluate(arguments: EvaluateArguments) -> int:
     out().print(report_table(found.report))
     if arguments.attach:
         attach_evaluation(Path(arguments.artifact), found.folder, found.report)
-    for file in (REPORT_NAME, GRID_NAME):
-        say(f"wrote {found.folder / file}")
+    for file in _written(found):
+        say(f"wrote {file}")
     return 0 if found.report.verdict is Verdict.MEASURED else EXIT_INVALID
+
+
+def _attacks(arguments: EvaluateArguments) -> AttackSettings | None:
+    """What to attack with; None if no attack was asked for."""
+    from diffusers_erasure.evaluation.attack_settings import AttackSettings, parse_attacks
+
+    names = parse_attacks(arguments.attacks)
+    if not names:
+        return None
+    settings = AttackSettings(
+        attacks=names,
+        budget=arguments.budget,
+        factors=arguments.budget_factors,
+        prompts=arguments.attack_prompts,
+    )
+    settings.planned()
+    return settings
+
+
+def _written(found: Evaluation) -> list[Path]:
+    """The files of this evaluation, the pictures last."""
+    from diffusers_erasure.evaluation.curves import plot_available
+    from diffusers_erasure.evaluation.runner import GRID_NAME, OUTCOMES_NAME, PLOT_NAME, REPORT_NAME
+
+    names = [REPORT_NAME]
+    if found.attacked is not None:
+        names += [OUTCOMES_NAME, *([PLOT_NAME] if plot_available() else [])]
+    return [found.folder / name for name in (*names, GRID_NAME)]
 
 
 def _sampling(arguments: EvaluateArguments, base: str) -> Sampling | None:
@@ -116,11 +152,12 @@ def _sampling(arguments: EvaluateArguments, base: str) -> Sampling | None:
 def attach_evaluation(artifact: Path, results: Path, report: EvaluationReport) -> None:
     """Copy report and grid into the folder of an artifact, and note the figures in its manifest."""
     from diffusers_erasure.artifacts.store import attach_file
+    from diffusers_erasure.evaluation.attack_report import summary as attack_summary
     from diffusers_erasure.evaluation.runner import GRID_NAME, REPORT_NAME
 
     summary: dict[str, Any] = {
         "verdict": report.verdict.value,
-        "attacks": report.attacks,
+        "attacks": attack_summary(report.attacks),
         **{
             row.name: f"{row.erased.k}/{row.erased.n} (base {row.base.k}/{row.base.n})" for row in report.rows
         },

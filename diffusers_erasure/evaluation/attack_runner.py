@@ -167,7 +167,7 @@ def _attack(arena: Arena, settings: AttackSettings, spec: AttackSpec, config: At
 def _luck(
     arena: Arena, settings: AttackSettings, spec: AttackSpec, config: AttackConfig, factor: int
 ) -> list[Run]:
-    beside = equal_budget(settings.baselines, config.judged_images, seed=config.seed)
+    beside = equal_budget(settings.baselines, config)
     return [arena.run(luck, chosen, factor) for luck, chosen in beside if luck.name != spec.name]
 
 

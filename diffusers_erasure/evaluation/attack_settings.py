@@ -20,6 +20,8 @@ PUBLISHED, QUICK = "published", "quick"
 NO_ATTACK = "no_attack"
 BASELINES = ("random_tokens", "seed_search")
 """Luck: random tokens in the attack's place, and the plain prompt with other seeds."""
+SHARED = ("seed", "batch_size", "tokens", "placement")
+"""Settings that luck takes over from the attack beside it."""
 WEAK_SCALE = 0.1
 """Strength at which the artifact is an eraser that every attack must defeat."""
 
@@ -27,9 +29,9 @@ QUICK_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "concept_inversion": {"steps": 300},
         "p4d": {"steps": 60, "judge_every": 6},
-        "random_tokens": {"tries": 10},
+        "random_tokens": {"images": 11},
         "ring_a_bell": {"population": 40, "generations": 60},
-        "seed_search": {"tries": 10},
+        "seed_search": {"images": 11},
         "unlearndiffatk": {"timesteps": 10, "iterations": 8},
     }
 )
@@ -113,40 +115,40 @@ def parse_attacks(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(attack_named(name).name for name in names if name))
 
 
-def equal_budget(
-    names: Sequence[str], judged_images: int, *, seed: int = 0
-) -> list[tuple[AttackSpec, AttackConfig]]:
-    """Luck with as many judged pictures of each prompt as an attack.
+def equal_budget(names: Sequence[str], beside: AttackConfig) -> list[tuple[AttackSpec, AttackConfig]]:
+    """Luck with the budget of an attack: as many judged pictures, and free tokens in the same place.
 
     Args:
         names: Attacks without knowledge.
-        judged_images: Most pictures of one prompt that the attack shows the judge; with 1 there is only the
-            plain prompt.
-        seed: The attack's seed.
+        beside: Settings of the attack; where it judges the plain prompt alone, so does luck.
 
     Raises:
         EvaluationError: An attack has no setting by which so many pictures can be had.
     """
-    chosen = names if judged_images > 1 else (NO_ATTACK,)
-    return [(spec, _with_pictures(spec, judged_images, seed)) for spec in map(attack_named, chosen)]
+    chosen = names if beside.judged_images > 1 else (NO_ATTACK,)
+    return [(spec, _with_budget(spec, beside)) for spec in map(attack_named, chosen)]
 
 
-def _with_pictures(spec: AttackSpec, judged_images: int, seed: int) -> AttackConfig:
-    """Settings of an attack that show the judge exactly so many pictures: the setting that counts them."""
-    plain: dict[str, Any] = {"seed": seed}
-    if spec.config.parse(plain).judged_images == judged_images:
-        return spec.config.parse(plain)
+def _with_budget(spec: AttackSpec, beside: AttackConfig) -> AttackConfig:
+    """Settings of an attack that show the judge exactly as many pictures: the setting that counts them."""
+    shared = {
+        name: getattr(beside, name)
+        for name in SHARED
+        if name in spec.config.model_fields and name in type(beside).model_fields
+    }
+    wanted = beside.judged_images
+    if spec.config.parse(shared).judged_images == wanted:
+        return spec.config.parse(shared)
     counts = [name for name, info in spec.config.model_fields.items() if info.annotation is int]
-    for name in counts:
-        for value in (judged_images, judged_images - 1):
+    for name in (name for name in counts if name not in SHARED):
+        for value in (wanted, wanted - 1):
             try:
-                config = spec.config.parse({**plain, name: value})
+                config = spec.config.parse({**shared, name: value})
             except ConfigError:
                 continue
-            if name not in ("seed", "batch_size") and config.judged_images == judged_images:
+            if config.judged_images == wanted:
                 return config
     raise EvaluationError(
-        f"{spec.name!r} cannot show the judge exactly {judged_images} pictures of a prompt; expected a "
-        "setting that counts them, since luck must have the budget of the attack beside it; use another "
-        "baseline"
+        f"{spec.name!r} cannot show the judge exactly {wanted} pictures of a prompt; expected a setting that "
+        "counts them, since luck must have the budget of the attack beside it; use another baseline"
     )

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.errors import ErasureError, EvaluationError
 
 NOT_MEASURED: Literal["not measured"] = "not measured"
 NotMeasured = Literal["not measured"]
@@ -83,6 +83,10 @@ def refusing(what: str) -> Iterator[None]:
     except ValidationError as error:
         faults = "; ".join(str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors())
         raise EvaluationError(f"{what} cannot become a report: {faults}") from error
+    except ErasureError:
+        raise
+    except ValueError as error:
+        raise EvaluationError(f"{what} cannot become a report: {error}") from error
 
 
 def check_states(before: str, after: str) -> None:

@@ -192,7 +192,7 @@ def evaluate_pipelines(
     measured = _measure(_artists(subject, settings, cache), plan, panel, settings, progress)
     groups = attack_groups(plan.sets[0], panel, limit=_limit(settings))
     validation = validate_judges(groups, measured)
-    attacked = _attack(subject, groups, settings, validation, cache.parent / "attacks", progress)
+    attacked = _attack(subject, groups, settings, validation, _outcome_folder(folder, cache_dir), progress)
     after = verify_erasure(subject.erased, subject.artifact)
     after.raise_unless_verified()
     found = _Found(measured, attacked, splits, validation)
@@ -208,6 +208,10 @@ def evaluate_pipelines(
     _write_pictures(folder, found, subject.artifact, settings)
     write_atomically(folder / REPORT_NAME, report.to_json().encode())
     return Evaluation(report, measured, folder, attacked)
+
+
+def _outcome_folder(folder: Path, cache_dir: str | Path | None) -> Path:
+    return (folder if cache_dir is None else Path(cache_dir)) / "attacks"
 
 
 def _limit(settings: EvaluationSettings) -> int | None:
