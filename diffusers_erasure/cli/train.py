@@ -3,7 +3,8 @@
     diffusers-erasure train METHOD --concept church [--concept dog] [--output_dir DIR] [settings of the
     method]
 
-Flags are the fields of the method's settings class, so a new method needs nothing here.
+Flags are the fields of the method's settings class, so a new method needs nothing here. Methods that are
+trained by gradients also run under torchrun; the first process shows and saves.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.store import save_artifact
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.training.callbacks import TRAINING_PHASE
 from diffusers_erasure.training.config import Progress, TrainingConfig, unknown_setting
 from diffusers_erasure.training.registry import MethodSpec, method, methods
+from diffusers_erasure.training.settings import TrainingSettings
 
 from . import console
 
@@ -38,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         return config
     folder = config.output_dir or default_folder(config, spec)
     _check_free(folder, overwrite=config.overwrite)
-    train(spec, config, folder)
+    train(spec, config.model_copy(update={"output_dir": folder}), folder)
     return 0
 
 
@@ -66,9 +69,10 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
             f"no concept is named; {spec.name} needs at least one to erase; add --concept church, and repeat "
             f"the flag for more"
         )
+    chosen = spec.config.with_preset(_told(argv, "preset"), _told(argv, "pretrained_model_name_or_path"))
     try:
         config, unknown = tyro.cli(
-            spec.config,
+            chosen,
             prog=f"{PROGRAM} {spec.name}",
             description=f"{spec.summary}.",
             args=list(argv),
@@ -80,7 +84,16 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
         return stop.code if isinstance(stop.code, int) else 2
     if unknown:
         raise ConfigError(unknown_setting(unknown[0], tuple(spec.config.model_fields)))
-    return config
+    return spec.config.model_validate(config.model_dump())
+
+
+def _told(argv: Sequence[str], name: str) -> str | None:
+    """The value of a flag, before the flags are parsed: it decides the defaults of the others."""
+    for index, flag in enumerate(argv):
+        key, equals, value = flag.partition("=")
+        if key.startswith("--") and key[2:].replace("-", "_") == name:
+            return value if equals else next(iter(argv[index + 1 : index + 2]), None)
+    return None
 
 
 def default_folder(config: TrainingConfig, spec: MethodSpec) -> Path:
@@ -100,6 +113,8 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
 
 def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     """Load the base, train with a progress bar, save, and say what came of it."""
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
     from diffusers_erasure.pipelines.base import load_base_pipeline
 
     pipe = load_base_pipeline(
@@ -108,19 +123,35 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
         cache_dir=config.cache_dir,
         local_files_only=config.local_files_only,
     )
+    processes = PartialState() if isinstance(config, TrainingSettings) else None
+    if processes is not None:
+        pipe.to(processes.device)
     numbers: dict[str, float] = {}
     started = time.perf_counter()
     with console.progress(spec.name) as report:
 
         def show(progress: Progress) -> None:
             numbers.update(progress.values)
-            report(progress.done, progress.total, progress.phase)
+            if processes is None or processes.is_main_process:
+                report(progress.done, progress.total, _phase(progress))
 
         artifact = spec.train(pipe, config, base=_base(config), progress=show)
     seconds = time.perf_counter() - started
-    written = save_artifact(artifact, folder, overwrite=config.overwrite)
-    _summarise(spec, config, written, numbers, seconds)
+    if processes is None or processes.is_main_process:
+        written = save_artifact(artifact, folder, overwrite=config.overwrite)
+        _summarise(spec, config, written, numbers, seconds)
+    if processes is not None and processes.num_processes > 1:
+        processes.wait_for_everyone()
+        processes.destroy_process_group()
     return artifact
+
+
+def _phase(progress: Progress) -> str:
+    """What is done, with its numbers: `train  loss 0.0123  moved 0.0045  seconds per step 0.31`."""
+    if progress.phase != TRAINING_PHASE:
+        return progress.phase
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in progress.values.items())
+    return f"{progress.phase}  {numbers}"
 
 
 def _base(config: TrainingConfig) -> BaseModelRef:

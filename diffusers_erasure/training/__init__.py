@@ -2,21 +2,53 @@
 
 registry          which methods there are; a new one is one new file here
 config            settings that every method shares, and how far a run is
+
+Closed forms:
 closed_form       least-squares edits: statistics, one factorisation, one matrix for all layers
 token_positions   which text states of a prompt are mapped
 text_states       prompts to statistics, streamed
 uce               unified concept editing
+
+Training by gradients:
+settings          the loop's flags, and presets
+loop              the one place that steps an optimizer: processes, resuming, stopping, trackers
+draws             randomness by address: the same for every split of a batch, and after resuming
+checkpoint        complete or not there, without pickle, bound to their run
+callbacks         progress, sample grids, measurements, the stop on divergence
+losses            the papers' losses as pure functions
+student           the trainable copy of a component
+latents           noisy latents with what the frozen model says there
+esd               erasing by negative guidance
 """
 
+from .callbacks import Callback, Measure, ReportProgress, SampleGrid, StepReport, StopOnDivergence
 from .config import Progress, ProgressCallback, TrainingConfig
+from .draws import StepDraws
+from .loop import TrainingOutcome, TrainingTask, run_training
 from .registry import MethodSpec, erasure_method, method, methods
+from .settings import GradientTrainingConfig, Preset, TrainingSettings
+from .stopping import TrainingStopped
 
 __all__ = [
+    "Callback",
+    "GradientTrainingConfig",
+    "Measure",
     "MethodSpec",
+    "Preset",
     "Progress",
     "ProgressCallback",
+    "ReportProgress",
+    "SampleGrid",
+    "StepDraws",
+    "StepReport",
+    "StopOnDivergence",
     "TrainingConfig",
+    "TrainingOutcome",
+    "TrainingSettings",
+    "TrainingStopped",
+    "TrainingTask",
     "erasure_method",
     "method",
     "methods",
+    "run_training",
 ]

@@ -23,6 +23,8 @@ from diffusers_erasure.errors import TrainingError
 from .config import Progress, ProgressCallback
 from .losses import TOTAL
 
+TRAINING_PHASE = "train"
+"""Name of the phase in which the optimizer steps."""
 Pictures = Sequence[Image.Image] | Tensor
 
 
@@ -85,7 +87,7 @@ class ReportProgress(Callback):
         phase: What the run is called there.
     """
 
-    def __init__(self, progress: ProgressCallback, phase: str = "train") -> None:
+    def __init__(self, progress: ProgressCallback, phase: str = TRAINING_PHASE) -> None:
         self.progress, self.phase = progress, phase
 
     def on_step(self, report: StepReport) -> None:

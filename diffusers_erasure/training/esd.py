@@ -21,7 +21,8 @@ steps, batch 1. `code`: what the authors' present code for diffusers does (githu
 e_o(c) - η (e_o(c) - e_o()) with η = 2, the same as the paper's with η = 1; with a scope the target is
 e_o(scope) - η (e_o(c) - e_o()), asked of the student *for the scope's prompt*; only linear and convolution
 layers are trained. Its bfloat16 weights, PNDM sampler and fixed 1024 pixels are not taken over. `embedded`:
-the paper's objective with steps and rates for the 64-pixel model that comes with this package.
+the paper's objective with steps and rates for the 64-pixel model that comes with this package, in four
+wordings of the concept and its synonyms, on latents of the original.
 """
 
 from __future__ import annotations

@@ -35,12 +35,14 @@ class ESDConfig(GradientTrainingConfig):
             EMBEDDED_MODEL_ID: Preset(
                 "for the 64-pixel model of this package",
                 {
-                    "max_train_steps": 200,
+                    "max_train_steps": 60,
                     "learning_rate": 1e-4,
                     "train_batch_size": 4,
                     "num_inference_steps": 20,
+                    "latents_from": "pool",
+                    "pool_trajectories": 2,
                     "use_synonyms": True,
-                    "num_templates": None,
+                    "num_templates": 4,
                 },
             ),
         }
