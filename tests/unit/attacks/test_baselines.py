@@ -72,7 +72,7 @@ def test_what_is_tried_does_not_depend_on_the_batch(make_target: Target, name: s
 def test_random_tokens_keep_the_prompt_and_can_be_typed(make_target: Target) -> None:
     target = make_target()
     for outcome in attack_named("random_tokens").run(ITEMS, target, RandomTokensConfig(images=2, tokens=2)):
-        assert outcome.text.endswith("dog")
+        assert "dog" in outcome.text
         assert outcome.text != "a dog"
         assert target.own_ids(outcome.text) == outcome.ids
 
