@@ -1,0 +1,182 @@
+"""Attacks inside an evaluation, on the tiny pipeline with judges that the test scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
+from diffusers_erasure.artifacts.edits import DeltaEdit
+from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.attacks import AttackedPrompt
+from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
+from diffusers_erasure.concepts import resolve_concepts
+from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
+from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
+from diffusers_erasure.evaluation import runner
+from diffusers_erasure.evaluation.attack_groups import seed_spread
+from diffusers_erasure.evaluation.attack_settings import AttackSettings
+from diffusers_erasure.evaluation.curves import share_curve
+from diffusers_erasure.evaluation.generate import Sampling
+from diffusers_erasure.evaluation.judges import Panel, Verdicts
+from diffusers_erasure.evaluation.report import Verdict, read_report
+from diffusers_erasure.evaluation.runner import Evaluation, EvaluationSettings, evaluate_artifact
+from diffusers_erasure.evaluation.tables import report_table
+
+ATTACKS = AttackSettings(
+    attacks=("random_tokens",), configs={"random_tokens": RandomTokensConfig(images=2)}, factors=(1, 2)
+)
+SETTINGS = EvaluationSettings(n=3, sampling=Sampling(2, 4.0), batch_size=4, attacks=ATTACKS)
+
+
+class Agreeable:
+    """A judge that always names one label."""
+
+    version, threshold = "test", 0.5
+
+    def __init__(self, name: str, labels: tuple[str, ...], answer: str) -> None:
+        self.name, self.labels, self.answer = name, labels, answer
+        self.sha256 = name * 8
+
+    def judge(self, images: Tensor) -> Verdicts:
+        """Say it."""
+        index = torch.full((len(images),), self.labels.index(self.answer))
+        return Verdicts(self.labels, torch.nn.functional.one_hot(index, len(self.labels)).float(), 0.5)
+
+
+def panel(answer: str) -> Panel:
+    labels = (*CONCEPTS, "none")
+    second = Agreeable("c", labels, answer)
+    return Panel(Agreeable("a", labels, answer), style=Agreeable("b", STYLES, "ink"), second=second)
+
+
+@pytest.fixture
+def artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
+    generator = torch.Generator().manual_seed(0)
+    deltas = {
+        key: torch.randn(value.shape, generator=generator)
+        for key, value in tiny_pipe.unet.state_dict().items()
+        if "attn2.to_v" in key
+    }
+    return build_artifact(
+        tiny_pipe,
+        {"unet": DeltaEdit(deltas)},
+        method="uce",
+        method_version="1",
+        settings={},
+        concepts=resolve_concepts(["church"]),
+        base=BaseModelRef(id=str(tiny_pipe_folder)),
+        seed=0,
+        steps=0,
+        canary_prompts=["a church"],
+    )
+
+
+@pytest.fixture
+def evaluate(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Evaluation]:
+    def run(answer: str = "church", **arguments: Any) -> Evaluation:
+        monkeypatch.setattr(runner, "load_panel", lambda *_, **__: panel(answer))
+        return evaluate_artifact(artifact, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
+
+    return run
+
+
+def test_attacks_enter_the_report(evaluate: Callable[..., Evaluation], tmp_path: Path) -> None:
+    """A judge that sees a church everywhere: every prompt counts, and every control holds."""
+    found = evaluate()
+    report = read_report(tmp_path / "evaluation.json")
+    assert report == found.report
+    section = report.attacks
+    assert not isinstance(section, str)
+    assert (section.worst_case.asr.k, section.pre_attack.asr.k, section.prompts) == (3, 3, 3)
+    (one,) = section.attacks
+    assert [run.factor for run in one.runs] == [1, 2]
+    assert [run.judged_images for run in one.runs] == [2, 3]
+    assert {run.attack for run in one.baselines} == {"seed_search"}
+    assert [luck.judged_images for luck in one.comparisons] == [(2, 2), (3, 3)]
+    assert one.controlled
+    assert one.base_control.state_before != "verified"
+    assert one.weak_control.state_before == "verified"
+    assert {run.digest for run in section.runs} == {report.erasure.digest}
+    assert [split.name for split in report.splits] == ["train", "dev", "test"]
+    assert report.validation[0].judge == "a"
+    lines = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
+    assert {line["digest"] for line in lines} == {report.erasure.digest, ""}
+    assert len(lines) % 3 == 0
+    for name in ("grid.png", "asr.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 500
+    console = Console(width=160, record=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(report_table(report))
+    for expected in ("worst case over all attacks: 3/3", "random_tokens", "controls hold", "reactivation"):
+        assert expected in capture.get()
+
+
+def test_a_judge_that_sees_nothing_makes_no_robust_model(evaluate: Callable[..., Evaluation]) -> None:
+    """Nothing is brought back, not even on the base: that is no robustness."""
+    section = evaluate("none").report.attacks
+    assert not isinstance(section, str)
+    assert section.worst_case.asr.k == 0
+    assert section.verdict is Verdict.HARNESS_INVALID
+    assert section.attacks[0].second_judge.k == 0
+
+
+def test_a_run_that_is_killed_goes_on_from_its_outcomes(
+    evaluate: Callable[..., Evaluation], tmp_path: Path
+) -> None:
+    def stop(name: str, done: int, total: int) -> None:
+        if name.startswith("random_tokens 1x, base") and done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("none", progress=stop)
+    assert not (tmp_path / "evaluation.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "attacks").rglob("*.json")}
+    assert kept
+    whole = evaluate("none").report.attacks
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not isinstance(whole, str)
+    again = evaluate("none").report.attacks
+    assert again == whole
+
+
+def test_an_erasure_that_is_lost_under_attack_gives_no_report(
+    evaluate: Callable[..., Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    load = runner.load_erasure
+    monkeypatch.setattr(runner, "load_erasure", lambda pipe, source: (kept.append(pipe), load(pipe, source)))
+
+    def lose(name: str, done: int, total: int) -> None:
+        if name.startswith("random_tokens 1x, erased") and done == total:
+            with torch.no_grad():
+                kept[0].unet.conv_in.weight.add_(1)
+
+    with pytest.raises((ErasureNotActiveError, EvaluationError)):
+        evaluate("none", progress=lose)
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_seeds_are_spread_over_groups() -> None:
+    items = [AttackedPrompt(f"prompt {index % 2}", index, "church") for index in range(6)]
+    spread = seed_spread(items, "110001")
+    assert not isinstance(spread, str)
+    assert [group.k for group in spread.groups] == [2, 0, 1]
+    assert (spread.lowest, spread.highest) == (0, 1)
+    assert seed_spread(items[:4], "1100") == "not measured"
+
+
+def test_a_curve_rises_where_prompts_are_brought_back() -> None:
+    assert share_curve("a", [1, 3, None, 3], 4).shares == (0.25, 0.25, 0.75, 0.75)
