@@ -39,6 +39,8 @@ def with_placeholder(
 ) -> Placeholder:
     """Put a learned word where one of the given words stands, everywhere; else in front of the prompt.
 
+    A prompt that is too long loses its end, as typing it would.
+
     Args:
         tokenizer: The pipeline's tokenizer.
         prompt: The prompt.
@@ -47,7 +49,7 @@ def with_placeholder(
         max_tokens: Tokens that the text encoder reads.
 
     Raises:
-        ConfigError: The prompt with the learned word is too long.
+        ConfigError: The learned word would stand beyond the tokens that the encoder reads.
     """
     word = next((one for one in words if _says(prompt, one)), "")
     tokens = tokenize(tokenizer, prompt, word=word, max_tokens=10 * max_tokens)
@@ -66,8 +68,10 @@ def with_placeholder(
             positions += range(len(ids), len(ids) + vectors)
             ids += [stand_in] * vectors
     if len(ids) > max_tokens:
+        ids = [*ids[: max_tokens - 1], ids[-1]]
+    if positions[-1] >= len(ids) - 1:
         raise ConfigError(
-            f"{prompt!r} with a learned word of {vectors} embeddings takes {len(ids)} tokens; the text "
+            f"{prompt!r} has its learned word of {vectors} embeddings at token {positions[-1]}; the text "
             f"encoder reads {max_tokens}; shorten the prompt or learn fewer embeddings"
         )
     ids += [int(tokenizer.pad_token_id)] * (max_tokens - len(ids))

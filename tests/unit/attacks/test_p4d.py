@@ -1,0 +1,85 @@
+"""P4D: budgets, early stop, independence of the batch, and gradients to the iterates alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_erasure.attacks import AttackedPrompt, attack_named
+from diffusers_erasure.attacks.p4d import P4DConfig
+
+ITEMS = [AttackedPrompt("a dog", 1, "dog"), AttackedPrompt("a cat", 2, "dog")]
+QUICK = P4DConfig(tokens=3, steps=4, judge_every=2)
+
+
+def test_the_published_budget_is_the_default() -> None:
+    config = P4DConfig()
+    assert (config.tokens, config.steps, config.judge_every) == (16, 3000, 50)
+    assert (config.judged_images, config.work, config.scaled(2).steps) == (61, 3000, 6000)
+
+
+def test_it_spends_its_budget_and_leaves_the_weights_alone(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    pipe = make_tiny_pipe(seed=1)
+    target, base = make_target(pipe=pipe), make_target()
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    pictures: list[int] = []
+    outcomes = attack_named("p4d").run(
+        ITEMS, target, QUICK, base=base, progress=lambda p: pictures.append(p.work)
+    )
+    for outcome in outcomes:
+        assert not outcome.success
+        assert outcome.failed is None
+        assert outcome.steps == 4
+        assert 2 <= outcome.judged <= QUICK.judged_images
+        assert outcome.queries == 4 + outcome.judged * target.queries_per_picture
+        assert outcome.details["base_queries"] == 4 + base.queries_per_picture
+        assert not outcome.zero_gradient
+        assert outcome.loss_first is not None
+    assert pictures[-1] == 8
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+    parameters = [*pipe.unet.parameters(), *pipe.text_encoder.parameters()]
+    assert all(one.grad is None and one.requires_grad for one in parameters)
+
+
+def test_prompts_do_not_touch_each_other(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    target, base = make_target(pipe=make_tiny_pipe(seed=1)), make_target()
+    config = QUICK.model_copy(update={"read": "ids"})
+    together = attack_named("p4d").run(ITEMS, target, config, base=base)
+    alone = attack_named("p4d").run(ITEMS[1:], target, config, base=base)
+    assert together[1].ids == alone[0].ids
+    assert together[0].ids != together[1].ids
+
+
+def test_it_stops_at_the_first_success(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    calls: list[int] = []
+
+    def second_time(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return torch.full((len(images),), len(calls) == 2)
+
+    target = make_target(judge=second_time, pipe=make_tiny_pipe(seed=1))
+    outcomes = attack_named("p4d").run(ITEMS, target, QUICK, base=make_target())
+    assert [(one.success, one.success_at, one.steps) for one in outcomes] == [(True, 2, 2)] * 2
+    assert all(one.text_survives for one in outcomes)
+    assert all(target.own_ids(one.text) == one.ids for one in outcomes)
+
+
+def test_variant_k_keeps_the_prompt(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    target = make_target(pipe=make_tiny_pipe(seed=1))
+    config = QUICK.model_copy(update={"variant": "k", "read": "ids"})
+    (outcome,) = attack_named("p4d").run([ITEMS[0]], target, config, base=make_target())
+    own = target.own_ids("a dog")
+    left = iter(outcome.ids)
+    assert all(token in left for token in own)
+    assert len(outcome.ids) == len(own) + 2
