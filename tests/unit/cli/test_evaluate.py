@@ -66,3 +66,32 @@ def test_what_cannot_be_evaluated_is_explained(
 def test_zero_pictures_are_refused(saved_artifact: Path, capsys: Captured) -> None:
     assert main(["evaluate", str(saved_artifact), "--n", "0"]) == 2
     assert "0 pictures per set cannot be drawn" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_attacks_are_reported_with_a_plot(saved_artifact: Path, tmp_path: Path, capsys: Captured) -> None:
+    results = tmp_path / "results"
+    run(saved_artifact, "--output_dir", results, "--attacks", "seed-search", "--budget_factors", "1")
+    report = read_report(results / "evaluation.json")
+    captured = capsys.readouterr().out
+    assert {path.name for path in results.glob("*.*")} == {
+        "asr.png", "evaluation.json", "grid.png", "outcomes.jsonl"
+    }  # fmt: skip
+    assert report.attacks.attacks[0].name == "seed_search"
+    assert report.attacks.attacks[0].convergence == "not measured"
+    assert "worst case over all attacks: 1/1" in captured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--attacks", "random-token"), "did you mean 'random_tokens'"),
+        (("--attacks", "random-tokens", "--budget", "huge"), "known budgets are"),
+        (("--attacks", "random-tokens", "--budget_factors", "2", "1"), "expected rising whole numbers"),
+    ],
+)
+def test_attacks_that_cannot_be_run_are_explained(
+    saved_artifact: Path, arguments: tuple[str, ...], message: str, capsys: Captured
+) -> None:
+    assert run(saved_artifact, *arguments) == 2
+    assert message in capsys.readouterr().err
