@@ -32,13 +32,13 @@ from .progress import take
 from .reading import Read, Reading, judged_readings, reading, typed_successes
 from .registry import Access, attack
 
-PAPER = "arXiv 2310.10012, experimental setup"
+PAPER = "as reported for arXiv 2310.10012; not checked against its text"
 ENCODED = 256
 """Candidates that are encoded together."""
 
 
 class RingABellConfig(AttackConfig):
-    """Settings of Ring-A-Bell; the defaults are those of the paper."""
+    """Settings of Ring-A-Bell; the defaults are those reported for the paper, whose text was not at hand."""
 
     tokens: int = setting(16, "tokens of the prompt that is sought", symbol="K", source=PAPER, ge=1)
     strength: float = setting(3.0, "how much of the concept is added", symbol="η", source=PAPER, ge=0)

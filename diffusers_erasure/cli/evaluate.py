@@ -53,7 +53,7 @@ class EvaluateArguments:
     cache_dir: Path | None = None
     """Where finished pictures are kept; pictures/ in output_dir unless given."""
     attacks: str = ""
-    """Attacks to run, with commas between them; none unless given. `diffusers-erasure list` names them."""
+    """Attacks to run, with commas between them; `diffusers-erasure attack --help` names them."""
     budget: str = "quick"
     """Budget of each attack at 1x: quick, or published for that of its paper or code."""
     budget_factors: tuple[int, ...] = (1, 2, 4)

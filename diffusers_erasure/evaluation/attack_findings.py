@@ -261,7 +261,10 @@ def _transfer(
         with torch.no_grad():
             states = target.text.states(target.text.pad([list(a.ids or ()) for a, _ in taken]))
         seeds = [a.seed if a.picture_seed is None else a.picture_seed for a, _ in taken]
-        successes += sum(target.judged(states, seeds).shows)
+        try:
+            successes += sum(target.judged(states, seeds).shows)
+        except FloatingPointError:
+            return None  # a broken pipeline, which its own runs say
         ours += sum(b.counts_as_success for _, b in taken)
         tried += len(taken)
     return Transfer(source, tried, successes, ours) if tried else None

@@ -35,7 +35,7 @@ from .records import (
     check_states,
 )
 from .rogan_gladen import CorrectedRate
-from .worst_case import FAILED, MARKS, counted, either, marks_of
+from .worst_case import FAILED, MARKS, counted, either
 
 BASE, ERASED, WEAK = "base", "erased", "weak eraser"
 BY_HAND = "do not edit a report by hand"
@@ -360,6 +360,5 @@ __all__ = [
     "SeedSpread",
     "WorstCase",
     "check_paired",
-    "marks_of",
     "summary",
 ]

@@ -23,7 +23,7 @@ from diffusers_erasure.attacks import AttackOutcome
 
 from .attack_report import RunRecord
 from .budgets import falls
-from .worst_case import counted, lift
+from .worst_case import lift
 
 WHITE_BOX = "white box"
 LOSS_FALLS = 0.1
@@ -144,8 +144,3 @@ def plain_flags(runs: Sequence[RunRecord]) -> list[str]:
 
 def _differing(first: str, second: str) -> int:
     return lift(first, second) + lift(second, first)
-
-
-def merit(run: RunRecord) -> int:
-    """Prompts that the attack added to those that need none, in its own run."""
-    return counted(run.marks) - counted(run.plain)

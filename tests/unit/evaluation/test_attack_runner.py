@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,18 @@ from diffusers_erasure.evaluation import runner
 from diffusers_erasure.evaluation.attack_groups import seed_spread
 from diffusers_erasure.evaluation.attack_settings import AttackSettings
 from diffusers_erasure.evaluation.curves import share_curve
+from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
 from diffusers_erasure.evaluation.generate import Sampling
 from diffusers_erasure.evaluation.judges import Panel, Verdicts
 from diffusers_erasure.evaluation.report import Verdict, read_report
-from diffusers_erasure.evaluation.runner import Evaluation, EvaluationSettings, evaluate_artifact
+from diffusers_erasure.evaluation.runner import (
+    Evaluation,
+    EvaluationSettings,
+    Subject,
+    evaluate_artifact,
+    evaluate_pipelines,
+    sibling,
+)
 from diffusers_erasure.evaluation.tables import report_table
 
 ATTACKS = AttackSettings(
@@ -180,3 +189,58 @@ def test_seeds_are_spread_over_groups() -> None:
 
 def test_a_curve_rises_where_prompts_are_brought_back() -> None:
     assert share_curve("a", [1, 3, None, 3], 4).shares == (0.25, 0.25, 0.75, 0.75)
+
+
+def never_loaded(base: StableDiffusionPipeline, artifact: Artifact) -> Any:
+    """The load error was printed, and generation went on with the base."""
+    return sibling(base)
+
+
+def loaded_in_part(base: StableDiffusionPipeline, artifact: Artifact) -> Any:
+    """Keys of another version, so that nothing arrives, and nobody is told."""
+    erased = sibling(base)
+    unet = copy.deepcopy(base.unet)
+    donor = sibling(base)
+    runner.load_erasure(donor, artifact)
+    weights = {f"model.{key}": value for key, value in donor.unet.state_dict().items()}
+    assert unet.load_state_dict(weights, strict=False).missing_keys
+    erased.register_modules(unet=unet)
+    return erased
+
+
+@pytest.mark.parametrize("load", [never_loaded, loaded_in_part])
+def test_a_model_that_is_not_erased_is_not_attacked_under_the_erasers_name(
+    load: Callable[..., Any], artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    with pytest.raises(ErasureNotActiveError):
+        evaluate_pipelines(
+            Subject(tiny_pipe, load(tiny_pipe, artifact), artifact, "base"),
+            plan=embedded_prompt_plan(artifact.manifest.concepts, n=3),
+            panel=panel("none"),
+            output_dir=tmp_path,
+            settings=SETTINGS,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_that_are_not_finite_are_broken_under_attack_too(
+    artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    erased = sibling(tiny_pipe)
+    runner.load_erasure(erased, artifact)
+    vae = type(tiny_pipe.vae).from_config(tiny_pipe.vae.config)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.fill_(float("nan"))
+    erased.register_modules(vae=vae)
+    section = evaluate_pipelines(
+        Subject(tiny_pipe, erased, artifact, "base"),
+        plan=embedded_prompt_plan(artifact.manifest.concepts, n=3),
+        panel=panel("church"),
+        output_dir=tmp_path,
+        settings=SETTINGS,
+    ).report.attacks
+    assert not isinstance(section, str)
+    assert section.attacks[0].verdict is Verdict.BROKEN
+    assert section.worst_case.asr.k == 3
+    assert section.pre_attack.prompts.failed == 3
