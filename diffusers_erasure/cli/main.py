@@ -27,7 +27,7 @@ EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 2, 130
 USAGE = f"""\
 usage: {PROGRAM} COMMAND [OPTIONS]
 
-Remove concepts from text-to-image diffusion models, and prove that they are gone.
+Erase concepts from text-to-image diffusion models, attack the result, and measure what is left.
 """
 OPTIONS = f"""\
 options:
