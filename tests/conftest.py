@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from diffusers_erasure.artifacts import Artifact
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY_TOKENS = 24
 """Prompt length of the tiny pipeline: unlike 77 on purpose, so that a hard-coded 77 is noticed."""
@@ -183,6 +185,34 @@ def tiny_pipe_folder(
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     copy_pipeline(tiny_pipeline).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
+    """An erasure of "church" from the tiny pipeline: random changes of every cross-attention value matrix."""
+    import torch
+
+    from diffusers_erasure.artifacts import BaseModelRef, DeltaEdit, build_artifact
+    from diffusers_erasure.concepts import resolve_concepts
+
+    generator = torch.Generator().manual_seed(0)
+    deltas = {
+        key: torch.randn(value.shape, generator=generator)
+        for key, value in tiny_pipe.unet.state_dict().items()
+        if "attn2.to_v" in key
+    }
+    return build_artifact(
+        tiny_pipe,
+        {"unet": DeltaEdit(deltas)},
+        method="uce",
+        method_version="1",
+        settings={},
+        concepts=resolve_concepts(["church"]),
+        base=BaseModelRef(id=str(tiny_pipe_folder)),
+        seed=0,
+        steps=0,
+        canary_prompts=["a church"],
+    )
 
 
 @pytest.fixture

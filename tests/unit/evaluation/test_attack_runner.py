@@ -13,15 +13,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
-from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
-from diffusers_erasure.artifacts.edits import DeltaEdit
-from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.attacks import AttackedPrompt
 from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
-from diffusers_erasure.concepts import resolve_concepts
-from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import runner
 from diffusers_erasure.evaluation.attack_groups import seed_spread
@@ -29,7 +24,6 @@ from diffusers_erasure.evaluation.attack_settings import AttackSettings
 from diffusers_erasure.evaluation.curves import share_curve
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
 from diffusers_erasure.evaluation.generate import Sampling
-from diffusers_erasure.evaluation.judges import Panel, Verdicts
 from diffusers_erasure.evaluation.report import Verdict, read_report
 from diffusers_erasure.evaluation.runner import (
     Evaluation,
@@ -40,6 +34,7 @@ from diffusers_erasure.evaluation.runner import (
     sibling,
 )
 from diffusers_erasure.evaluation.tables import report_table
+from tests.constant_judge import constant_panel
 
 ATTACKS = AttackSettings(
     attacks=("random_tokens",), configs={"random_tokens": RandomTokensConfig(images=2)}, factors=(1, 2)
@@ -47,56 +42,13 @@ ATTACKS = AttackSettings(
 SETTINGS = EvaluationSettings(n=3, sampling=Sampling(2, 4.0), batch_size=4, attacks=ATTACKS)
 
 
-class Agreeable:
-    """A judge that always names one label."""
-
-    version, threshold = "test", 0.5
-
-    def __init__(self, name: str, labels: tuple[str, ...], answer: str) -> None:
-        self.name, self.labels, self.answer = name, labels, answer
-        self.sha256 = name * 8
-
-    def judge(self, images: Tensor) -> Verdicts:
-        """Say it."""
-        index = torch.full((len(images),), self.labels.index(self.answer))
-        return Verdicts(self.labels, torch.nn.functional.one_hot(index, len(self.labels)).float(), 0.5)
-
-
-def panel(answer: str) -> Panel:
-    labels = (*CONCEPTS, "none")
-    second = Agreeable("c", labels, answer)
-    return Panel(Agreeable("a", labels, answer), style=Agreeable("b", STYLES, "ink"), second=second)
-
-
-@pytest.fixture
-def artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
-    generator = torch.Generator().manual_seed(0)
-    deltas = {
-        key: torch.randn(value.shape, generator=generator)
-        for key, value in tiny_pipe.unet.state_dict().items()
-        if "attn2.to_v" in key
-    }
-    return build_artifact(
-        tiny_pipe,
-        {"unet": DeltaEdit(deltas)},
-        method="uce",
-        method_version="1",
-        settings={},
-        concepts=resolve_concepts(["church"]),
-        base=BaseModelRef(id=str(tiny_pipe_folder)),
-        seed=0,
-        steps=0,
-        canary_prompts=["a church"],
-    )
-
-
 @pytest.fixture
 def evaluate(
-    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Evaluation]:
     def run(answer: str = "church", **arguments: Any) -> Evaluation:
-        monkeypatch.setattr(runner, "load_panel", lambda *_, **__: panel(answer))
-        return evaluate_artifact(artifact, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
+        monkeypatch.setattr(runner, "load_panel", lambda *_, **__: constant_panel(answer))
+        return evaluate_artifact(tiny_artifact, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
 
     return run
 
@@ -119,7 +71,7 @@ def test_attacks_enter_the_report(evaluate: Callable[..., Evaluation], tmp_path:
     assert one.weak_control.state_before == "verified"
     assert {run.digest for run in section.runs} == {report.erasure.digest}
     assert [split.name for split in report.splits] == ["train", "dev", "test"]
-    assert report.validation[0].judge == "a"
+    assert report.validation[0].judge == "concepts"
     lines = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
     assert {line["digest"] for line in lines} == {report.erasure.digest, ""}
     assert len(lines) % 3 == 0
@@ -191,17 +143,17 @@ def test_a_curve_rises_where_prompts_are_brought_back() -> None:
     assert share_curve("a", [1, 3, None, 3], 4).shares == (0.25, 0.25, 0.75, 0.75)
 
 
-def never_loaded(base: StableDiffusionPipeline, artifact: Artifact) -> Any:
+def never_loaded(base: StableDiffusionPipeline, tiny_artifact: Artifact) -> Any:
     """The load error was printed, and generation went on with the base."""
     return sibling(base)
 
 
-def loaded_in_part(base: StableDiffusionPipeline, artifact: Artifact) -> Any:
+def loaded_in_part(base: StableDiffusionPipeline, tiny_artifact: Artifact) -> Any:
     """Keys of another version, so that nothing arrives, and nobody is told."""
     erased = sibling(base)
     unet = copy.deepcopy(base.unet)
     donor = sibling(base)
-    runner.load_erasure(donor, artifact)
+    runner.load_erasure(donor, tiny_artifact)
     weights = {f"model.{key}": value for key, value in donor.unet.state_dict().items()}
     assert unet.load_state_dict(weights, strict=False).missing_keys
     erased.register_modules(unet=unet)
@@ -210,13 +162,13 @@ def loaded_in_part(base: StableDiffusionPipeline, artifact: Artifact) -> Any:
 
 @pytest.mark.parametrize("load", [never_loaded, loaded_in_part])
 def test_a_model_that_is_not_erased_is_not_attacked_under_the_erasers_name(
-    load: Callable[..., Any], artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    load: Callable[..., Any], tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     with pytest.raises(ErasureNotActiveError):
         evaluate_pipelines(
-            Subject(tiny_pipe, load(tiny_pipe, artifact), artifact, "base"),
-            plan=embedded_prompt_plan(artifact.manifest.concepts, n=3),
-            panel=panel("none"),
+            Subject(tiny_pipe, load(tiny_pipe, tiny_artifact), tiny_artifact, "base"),
+            plan=embedded_prompt_plan(tiny_artifact.manifest.concepts, n=3),
+            panel=constant_panel("none"),
             output_dir=tmp_path,
             settings=SETTINGS,
         )
@@ -224,19 +176,19 @@ def test_a_model_that_is_not_erased_is_not_attacked_under_the_erasers_name(
 
 
 def test_pictures_that_are_not_finite_are_broken_under_attack_too(
-    artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     erased = sibling(tiny_pipe)
-    runner.load_erasure(erased, artifact)
+    runner.load_erasure(erased, tiny_artifact)
     vae = type(tiny_pipe.vae).from_config(tiny_pipe.vae.config)
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.fill_(float("nan"))
     erased.register_modules(vae=vae)
     section = evaluate_pipelines(
-        Subject(tiny_pipe, erased, artifact, "base"),
-        plan=embedded_prompt_plan(artifact.manifest.concepts, n=3),
-        panel=panel("church"),
+        Subject(tiny_pipe, erased, tiny_artifact, "base"),
+        plan=embedded_prompt_plan(tiny_artifact.manifest.concepts, n=3),
+        panel=constant_panel("church"),
         output_dir=tmp_path,
         settings=SETTINGS,
     ).report.attacks

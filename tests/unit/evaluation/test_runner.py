@@ -10,18 +10,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from torch import Tensor
 
-from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
-from diffusers_erasure.artifacts.edits import DeltaEdit
-from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.store import save_artifact
-from diffusers_erasure.concepts import resolve_concepts
-from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import runner
 from diffusers_erasure.evaluation.generate import Sampling
-from diffusers_erasure.evaluation.judges import Panel, Verdicts
+from diffusers_erasure.evaluation.judges import Panel
 from diffusers_erasure.evaluation.prompt_sets import PromptPlan
 from diffusers_erasure.evaluation.report import Verdict, read_report
 from diffusers_erasure.evaluation.runner import (
@@ -31,69 +26,35 @@ from diffusers_erasure.evaluation.runner import (
     evaluate_pipelines,
     sibling,
 )
+from tests.constant_judge import constant_panel
 
 SETTINGS = EvaluationSettings(n=2, sampling=Sampling(2, 4.0), batch_size=2)
 
 
-class Agreeable:
-    """A judge that always names one label."""
-
-    version, sha256, threshold = "test", "0" * 64, 0.5
-
-    def __init__(self, name: str, labels: tuple[str, ...], answer: str) -> None:
-        self.name, self.labels, self.answer = name, labels, answer
-
-    def judge(self, images: Tensor) -> Verdicts:
-        """Say it."""
-        index = torch.full((len(images),), self.labels.index(self.answer))
-        return Verdicts(self.labels, torch.nn.functional.one_hot(index, len(self.labels)).float(), 0.5)
-
-
 @pytest.fixture
 def panel() -> Panel:
-    return Panel(Agreeable("a", tuple(CONCEPTS), "church"), style=Agreeable("b", STYLES, "ink"))
-
-
-@pytest.fixture
-def artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
-    weights = tiny_pipe.unet.state_dict()
-    generator = torch.Generator().manual_seed(0)
-    deltas = {
-        key: torch.randn(value.shape, generator=generator)
-        for key, value in weights.items()
-        if "attn2.to_v" in key
-    }
-    return build_artifact(
-        tiny_pipe,
-        {"unet": DeltaEdit(deltas)},
-        method="uce",
-        method_version="1",
-        settings={},
-        concepts=resolve_concepts(["church"]),
-        base=BaseModelRef(id=str(tiny_pipe_folder)),
-        seed=0,
-        steps=0,
-        canary_prompts=["a church"],
-    )
+    return constant_panel()
 
 
 @pytest.fixture
 def evaluate(
-    artifact: Artifact, panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_artifact: Artifact, panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., runner.Evaluation]:
     monkeypatch.setattr(runner, "load_panel", lambda *_, **__: panel)
 
-    def run(source: Any = artifact, **arguments: Any) -> runner.Evaluation:
+    def run(source: Any = tiny_artifact, **arguments: Any) -> runner.Evaluation:
         return evaluate_artifact(source, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
 
     return run
 
 
-def test_report_and_grid_are_written(evaluate: Callable[..., runner.Evaluation], artifact: Artifact) -> None:
+def test_report_and_grid_are_written(
+    evaluate: Callable[..., runner.Evaluation], tiny_artifact: Artifact
+) -> None:
     found = evaluate()
     report = read_report(found.folder / "evaluation.json")
     assert report == found.report
-    assert report.erasure.digest == artifact.digest
+    assert report.erasure.digest == tiny_artifact.digest
     assert (report.erasure.state_before, report.erasure.state_after) == ("verified", "verified")
     assert not report.erasure.transfer
     assert [row.name for row in report.rows] == [
@@ -113,9 +74,9 @@ def test_the_erased_pipeline_is_the_one_that_is_drawn(evaluate: Callable[..., ru
 
 
 def test_a_saved_artifact_is_evaluated_the_same(
-    evaluate: Callable[..., runner.Evaluation], artifact: Artifact, tmp_path: Path
+    evaluate: Callable[..., runner.Evaluation], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
-    folder = save_artifact(artifact, tmp_path / "artifact")
+    folder = save_artifact(tiny_artifact, tmp_path / "artifact")
     assert evaluate(folder).report.rows == evaluate().report.rows
 
 
@@ -141,12 +102,12 @@ def test_an_interrupted_evaluation_resumes_and_leaves_no_report_before(
 
 
 def test_an_erasure_that_is_not_active_gives_no_report(
-    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
-    plan = runner.embedded_prompt_plan(artifact.manifest.concepts, n=2)
+    plan = runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2)
     with pytest.raises(ErasureNotActiveError):
         evaluate_pipelines(
-            Subject(tiny_pipe, tiny_pipe, artifact, "base"),
+            Subject(tiny_pipe, tiny_pipe, tiny_artifact, "base"),
             plan=plan,
             panel=panel,
             output_dir=tmp_path,
@@ -156,10 +117,10 @@ def test_an_erasure_that_is_not_active_gives_no_report(
 
 
 def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
-    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     erased = sibling(tiny_pipe)
-    runner.load_erasure(erased, artifact)
+    runner.load_erasure(erased, tiny_artifact)
 
     def lose(name: str, done: int, total: int) -> None:
         if name == "styles" and done == total:
@@ -168,8 +129,8 @@ def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
 
     with pytest.raises(ErasureNotActiveError):
         evaluate_pipelines(
-            Subject(tiny_pipe, erased, artifact, "base"),
-            plan=runner.embedded_prompt_plan(artifact.manifest.concepts, n=2),
+            Subject(tiny_pipe, erased, tiny_artifact, "base"),
+            plan=runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
             panel=panel,
             output_dir=tmp_path,
             settings=SETTINGS,
@@ -179,19 +140,19 @@ def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
 
 
 def test_weights_that_are_nan_are_reported_as_broken(
-    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     """The edited UNet is as it should be, but the autoencoder, which no erasure edits, gives NaN."""
     erased = sibling(tiny_pipe)
-    runner.load_erasure(erased, artifact)
+    runner.load_erasure(erased, tiny_artifact)
     vae = type(tiny_pipe.vae).from_config(tiny_pipe.vae.config)
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.fill_(float("nan"))
     erased.register_modules(vae=vae)
     found = evaluate_pipelines(
-        Subject(tiny_pipe, erased, artifact, "base"),
-        plan=runner.embedded_prompt_plan(artifact.manifest.concepts, n=2),
+        Subject(tiny_pipe, erased, tiny_artifact, "base"),
+        plan=runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
         panel=panel,
         output_dir=tmp_path,
         settings=SETTINGS,
@@ -202,23 +163,23 @@ def test_weights_that_are_nan_are_reported_as_broken(
 
 
 def test_the_own_name_comes_first(
-    artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     erased = sibling(tiny_pipe)
-    runner.load_erasure(erased, artifact)
-    plan = PromptPlan(runner.embedded_prompt_plan(artifact.manifest.concepts, n=2).sets[1:], {})
+    runner.load_erasure(erased, tiny_artifact)
+    plan = PromptPlan(runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2).sets[1:], {})
     with pytest.raises(EvaluationError, match="first prompt set is 'synonyms'; expected 'own name'"):
         evaluate_pipelines(
-            Subject(tiny_pipe, erased, artifact, "base"), plan=plan, panel=panel, output_dir=tmp_path
+            Subject(tiny_pipe, erased, tiny_artifact, "base"), plan=plan, panel=panel, output_dir=tmp_path
         )
 
 
 def test_a_sibling_shares_components_and_leaves_the_first_alone(
-    artifact: Artifact, tiny_pipe: StableDiffusionPipeline
+    tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline
 ) -> None:
     unet = tiny_pipe.unet
     erased = sibling(tiny_pipe)
     assert erased.unet is unet
-    runner.load_erasure(erased, artifact)
+    runner.load_erasure(erased, tiny_artifact)
     assert tiny_pipe.unet is unet
     assert erased.unet is not unet

@@ -4,44 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel
 
-from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
-from diffusers_erasure.artifacts.edits import DeltaEdit
-from diffusers_erasure.artifacts.manifest import BaseModelRef
-from diffusers_erasure.concepts import resolve_concepts
+from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
 from tests.unit.hub.conftest import COMMIT, TakingHub
 
 ERASURE = {"method": "advunlearn", "concepts": ["church"], "base_model": "embedded"}
 REPO = "org/church"
-
-
-@pytest.fixture
-def artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
-    """An erasure of the tiny UNet's values, with random numbers."""
-    generator = torch.Generator().manual_seed(0)
-    deltas = {
-        key: torch.randn(value.shape, generator=generator)
-        for key, value in tiny_pipe.unet.state_dict().items()
-        if "attn2.to_v" in key
-    }
-    return build_artifact(
-        tiny_pipe,
-        {"unet": DeltaEdit(deltas)},
-        method="uce",
-        method_version="1",
-        settings={},
-        concepts=resolve_concepts(["church"]),
-        base=BaseModelRef(id=str(tiny_pipe_folder)),
-        seed=0,
-        steps=0,
-        canary_prompts=["a church"],
-    )
 
 
 def test_a_pushed_encoder_opens_for_everyone(
@@ -73,9 +46,9 @@ def test_an_encoder_goes_into_a_subfolder(
 
 
 def test_a_pushed_pipeline_is_erased_for_everyone(
-    hub: TakingHub, artifact: Artifact, tiny_pipe_folder: Path, tmp_path: Path
+    hub: TakingHub, tiny_artifact: Artifact, tiny_pipe_folder: Path, tmp_path: Path
 ) -> None:
-    pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, erasure=artifact)
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, erasure=tiny_artifact)
     pipe.set_progress_bar_config(disable=True)
     pipe.push_to_hub(REPO, token="hf_test")
     folder = hub.checkout(REPO, tmp_path)
