@@ -11,7 +11,7 @@ Every other module is one attack.
 """
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget, Draw, Judged, JudgePictures
-from .config import AttackConfig, Precision, setting
+from .config import AttackConfig, Precision
 from .progress import AttackProgress, AttackProgressCallback, silent, take
 from .registry import Access, AttackSpec, attack, attack_named, attacks
 from .running import run_attack
@@ -33,7 +33,6 @@ __all__ = [
     "attack_named",
     "attacks",
     "run_attack",
-    "setting",
     "silent",
     "take",
 ]

@@ -25,11 +25,12 @@ from torch import Tensor
 from diffusers_erasure.concepts import ConceptKind
 from diffusers_erasure.diffusion.noise import add_noise
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.settings import setting
 
 from .adam import AdamState, adam_step
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .concept_prompts import concept_pairs, concept_words
-from .config import AttackConfig, setting
+from .config import AttackConfig
 from .placeholder import Placeholder, stack_embeddings, with_placeholder
 from .plain import Plain, judge_plain
 from .progress import take

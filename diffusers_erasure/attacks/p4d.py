@@ -25,10 +25,11 @@ from torch import Tensor
 
 from diffusers_erasure.diffusion.noise import add_noise
 from diffusers_erasure.diffusion.soft_prompt import Placement, SoftPrompt, ordinary_tokens
+from diffusers_erasure.settings import setting
 
 from .adam import AdamState, adam_step
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
-from .config import AttackConfig, setting
+from .config import AttackConfig
 from .fitting import free_prompt
 from .hard_prompt import nearest_tokens, project, random_iterate
 from .plain import Plain, judge_plain

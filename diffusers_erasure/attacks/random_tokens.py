@@ -13,9 +13,10 @@ from typing import Literal, Self
 import torch
 
 from diffusers_erasure.diffusion.soft_prompt import Placement, SoftPrompt, ordinary_tokens
+from diffusers_erasure.settings import setting
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
-from .config import AttackConfig, setting
+from .config import AttackConfig
 from .fitting import free_prompt, typed
 from .registry import Access, attack
 from .tries import Try, try_in_turn

@@ -18,9 +18,10 @@ from typing import Self
 import torch
 
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.settings import setting
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
-from .config import AttackConfig, setting
+from .config import AttackConfig
 from .prompt_file import FilePrompt, read_prompt_file
 from .registry import Access, attack
 from .tries import Try, try_in_turn

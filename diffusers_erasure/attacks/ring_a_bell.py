@@ -22,10 +22,11 @@ from torch import Tensor
 from diffusers_erasure.concepts import ConceptKind
 from diffusers_erasure.diffusion.soft_prompt import Placement, SoftPrompt, ordinary_tokens
 from diffusers_erasure.prompts import PromptPair
+from diffusers_erasure.settings import setting
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .concept_prompts import concept_pairs
-from .config import AttackConfig, setting
+from .config import AttackConfig
 from .genetic import Population, first_population, next_population
 from .plain import Plain, judge_plain
 from .progress import take

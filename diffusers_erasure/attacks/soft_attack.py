@@ -20,9 +20,10 @@ from diffusers_erasure.diffusion.noise import guide
 from diffusers_erasure.diffusion.sampling import SamplingPath
 from diffusers_erasure.diffusion.schedule import ddim_step
 from diffusers_erasure.diffusion.soft_prompt import Placement
+from diffusers_erasure.settings import setting
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
-from .config import AttackConfig, setting
+from .config import AttackConfig
 from .fitting import free_prompt
 from .plain import Plain, judge_plain
 from .progress import take

@@ -20,8 +20,9 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.store import save_artifact
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.settings import unknown_setting
 from diffusers_erasure.training.callbacks import TRAINING_PHASE
-from diffusers_erasure.training.config import Progress, TrainingConfig, unknown_setting
+from diffusers_erasure.training.config import Progress, TrainingConfig
 from diffusers_erasure.training.registry import MethodSpec, method, methods
 from diffusers_erasure.training.settings import TrainingSettings
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from diffusers_erasure.diffusion import Alignment
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
+from diffusers_erasure.settings import setting
 
-from .config import setting
 from .latents import LatentsFrom
 from .losses import TargetRule
 from .settings import GradientTrainingConfig, Preset

@@ -20,8 +20,9 @@ from pydantic import create_model, model_validator
 
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.settings import setting
 
-from .config import RunSettings, TrainingConfig, setting
+from .config import RunSettings, TrainingConfig
 from .schedules import ScheduleName
 
 AUTO = "auto"

@@ -34,6 +34,7 @@ from diffusers_erasure.diffusion import DiffusionComponents, text_projections
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import World, erasure_pairs, retain_prompts
+from diffusers_erasure.settings import setting
 
 from .closed_form import (
     MappingStatistics,
@@ -45,7 +46,7 @@ from .closed_form import (
     solve,
     solve_low_rank,
 )
-from .config import Progress, ProgressCallback, TrainingConfig, setting, silent
+from .config import Progress, ProgressCallback, TrainingConfig, silent
 from .registry import erasure_method
 from .text_states import AlignedPair, align_pairs, prior_statistics, state_rows
 from .token_positions import TokenPositions, needs_padding

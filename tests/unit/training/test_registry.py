@@ -19,7 +19,7 @@ SOURCE = '''
 """A method that another package brings."""
 
 from diffusers_erasure.training import TrainingConfig, erasure_method
-from diffusers_erasure.training.config import setting
+from diffusers_erasure.settings import setting
 
 
 class MiniConfig(TrainingConfig):
