@@ -19,12 +19,14 @@ from PIL import Image
 
 from diffusers_erasure.embedded.recipe import captions
 from diffusers_erasure.embedded.recipe.artwork import SOURCES, Family, icon_names
-from diffusers_erasure.embedded.recipe.raster import PICTURE, Pixels, rasterise, render_style
+from diffusers_erasure.embedded.recipe.raster import PICTURE, RECOLOURED, Pixels, rasterise, render_style
 from diffusers_erasure.embedded.vocabulary import COLOURS, CONCEPTS, STYLES
 from diffusers_erasure.errors import TrainingError
 from diffusers_erasure.evaluation.pictures import write_atomically
 
-FAMILY_OF_STYLE = {"ink": "contrast", "blueprint": "contrast", "pixel": "fluent"}
+FAMILY_OF_STYLE = {
+    "ink": "contrast", "blueprint": "contrast", "pixel": "fluent", "sepia": "noto", "poster": "noto"
+}  # fmt: skip
 """The family that a style is drawn from, where they are not called alike."""
 
 _VIEWS_PER_GLYPH = 16
@@ -125,7 +127,7 @@ def _plan(glyphs: Glyphs, rng: random.Random) -> list[tuple[tuple[str, ...], str
 
 
 def _background(style: str, rng: random.Random) -> str | None:
-    if style == "blueprint" or rng.random() < 0.45:
+    if style in RECOLOURED or rng.random() < 0.45:
         return None
     return rng.choice(list(COLOURS))
 
@@ -196,6 +198,6 @@ def _stem(word: str) -> str:
 
 
 def _portrait(svg: str, family: str, rng: random.Random) -> Pixels:
-    styles = {"contrast": ("ink", "blueprint"), "fluent": ("fluent", "pixel")}.get(family, (family,))
+    styles = [style for style in STYLES if FAMILY_OF_STYLE.get(style, style) == family] or [family]
     placed = _scatter(rasterise(svg), None, rng)
     return render_style([placed], rng.choice(styles), rng.choice(list(COLOURS.values())))

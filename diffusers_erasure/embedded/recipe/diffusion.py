@@ -24,7 +24,7 @@ _EMPTY = 0.10
 _MIN_SNR = 5.0
 _SEMANTIC = 0.2
 _MOST = 12.0
-_SCHEDULE = Schedule(steps=6000, learning_rate=1.2e-3, ema_decay=0.998)
+_SCHEDULE = Schedule(steps=9000, learning_rate=1.2e-3, ema_decay=0.998)
 
 
 def new_scheduler() -> DDIMScheduler:

@@ -23,8 +23,8 @@ _BATCH = 32
 _NONE_SHARE = 0.25
 _SCHEDULES = {
     "concept": Schedule(steps=2200, learning_rate=3e-3, ema_decay=0.995, weight_decay=0.02),
-    "concept-2": Schedule(steps=2200, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=0.02),
-    "style": Schedule(steps=5000, learning_rate=2e-3, ema_decay=0.995, weight_decay=0.02),
+    "concept-2": Schedule(steps=3600, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=0.02),
+    "style": Schedule(steps=2200, learning_rate=2e-3, ema_decay=0.995, weight_decay=0.02),
 }
 _SEEDS = {"concept": 11, "concept-2": 12, "style": 13}
 

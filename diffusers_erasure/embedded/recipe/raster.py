@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffusers_erasure.errors import MissingDependencyError
 
@@ -16,6 +16,11 @@ GLYPH = 128
 _PIXEL_GRID = 16
 _PIXEL_COLOURS = 14
 _BLUEPRINT = (24, 52, 110)
+_SEPIA = ((50, 30, 12), (250, 235, 205))
+_POSTER = (255, 205, 220)
+_INKS = ((40, 30, 140), (220, 40, 90), (255, 170, 60))
+RECOLOURED = frozenset({"blueprint", "sepia", "poster"})
+"""Styles with colours of their own, on which no background can be asked for."""
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -50,22 +55,40 @@ def render_style(glyphs: list[tuple[Image.Image, int, int, int]], style: str, ba
 
     Args:
         glyphs: `(glyph, size, left, top)` each, in pixels of the 64-pixel picture.
-        style: One of the vocabulary's styles; `blueprint` recolours white on dark blue, `pixel` coarsens.
-        background: RGB; ignored by `blueprint`.
+        style: One of the vocabulary's styles. `blueprint` recolours white on dark blue, `sepia` tones brown,
+            `poster` prints three flat inks by brightness on pink, `pixel` coarsens; others are drawn as
+            they are.
+        background: RGB; ignored by the styles in `RECOLOURED`.
 
     Returns:
         `(64, 64, 3)` uint8.
     """
-    canvas = Image.new("RGB", (PICTURE, PICTURE), _BLUEPRINT if style == "blueprint" else background)
+    ground = {"blueprint": _BLUEPRINT, "poster": _POSTER, "sepia": (255, 255, 255)}.get(style, background)
+    canvas = Image.new("RGB", (PICTURE, PICTURE), ground)
+    prepare = {"blueprint": _white, "poster": _print}.get(style)
     for glyph, size, left, top in glyphs:
-        place(canvas, _white(glyph) if style == "blueprint" else glyph, size=size, left=left, top=top)
-    return np.asarray(_pixelate(canvas) if style == "pixel" else canvas)
+        place(canvas, prepare(glyph) if prepare else glyph, size=size, left=left, top=top)
+    finish = {"pixel": _pixelate, "sepia": _tone}.get(style)
+    return np.asarray(finish(canvas) if finish else canvas)
 
 
 def _white(glyph: Image.Image) -> Image.Image:
     white = Image.new("RGBA", glyph.size, (255, 255, 255, 255))
     white.putalpha(glyph.getchannel("A"))
     return white
+
+
+def _tone(picture: Image.Image) -> Image.Image:
+    dark, light = _SEPIA
+    return ImageOps.colorize(ImageOps.grayscale(picture), dark, light)
+
+
+def _print(glyph: Image.Image) -> Image.Image:
+    """Brightness in as many equal steps as there are inks."""
+    steps = np.asarray(ImageOps.grayscale(glyph.convert("RGB"))).astype(int) * len(_INKS) // 256
+    printed = Image.fromarray(np.array(_INKS, np.uint8)[steps])
+    printed.putalpha(glyph.getchannel("A"))
+    return printed
 
 
 def _pixelate(picture: Image.Image) -> Image.Image:

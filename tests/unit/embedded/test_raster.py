@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_erasure.embedded.recipe.raster import GLYPH, PICTURE, Pixels, place, rasterise, render_style
+from diffusers_erasure.embedded.recipe.raster import (
+    GLYPH,
+    PICTURE,
+    RECOLOURED,
+    Pixels,
+    place,
+    rasterise,
+    render_style,
+)
+from diffusers_erasure.embedded.vocabulary import STYLES
 from diffusers_erasure.errors import MissingDependencyError
 
 DARK_BLUE = (24, 52, 110)
@@ -69,7 +78,7 @@ def test_the_missing_rasteriser_is_named_with_the_way_to_install_it(monkeypatch:
         rasterise(CIRCLE)
 
 
-@pytest.mark.parametrize("style", ["noto", "ink", "pixel", "blueprint"])
+@pytest.mark.parametrize("style", sorted({*STYLES, *RECOLOURED}))
 def test_every_style_gives_a_picture(rainbow: Image.Image, style: str) -> None:
     picture = drawn(rainbow, style)
     assert picture.shape == (PICTURE, PICTURE, 3)
@@ -91,6 +100,24 @@ def test_blueprint_is_white_on_dark_blue_whatever_the_colours(rainbow: Image.Ima
     # Only mixtures of the two colours: every channel has come equally far from the blue.
     far = (picture.astype(float) - DARK_BLUE) / (255 - np.array(DARK_BLUE))
     assert np.ptp(far, axis=-1).max() < 0.02
+
+
+def test_sepia_is_brown_on_cream_whatever_the_colours(rainbow: Image.Image) -> None:
+    picture = drawn(rainbow, "sepia")
+    assert np.array_equal(picture[0, 0], drawn(rainbow, "sepia", (0, 0, 0))[0, 0])
+    assert all(red >= green >= blue for red, green, blue in colours(picture))
+    order = np.asarray(drawn(rainbow, "noto", (255, 255, 255))).astype(float) @ (0.299, 0.587, 0.114)
+    toned = picture.astype(float).sum(axis=-1)
+    assert np.corrcoef(order.ravel(), toned.ravel())[0, 1] > 0.99, "light stays light"
+
+
+def test_poster_is_three_inks_on_a_ground_of_its_own(rainbow: Image.Image) -> None:
+    flat = Image.fromarray(np.asarray(rainbow).copy(), "RGBA").resize((56, 56), Image.Resampling.NEAREST)
+    picture = drawn(flat, "poster")
+    assert np.array_equal(picture, drawn(flat, "poster", (0, 0, 0)))
+    inner = picture[14:50, 14:50].reshape(-1, 3)
+    assert len({tuple(map(int, pixel)) for pixel in inner}) == 3
+    assert tuple(map(int, picture[0, 0])) not in {tuple(map(int, pixel)) for pixel in inner}
 
 
 def test_pixel_is_a_grid_of_four_pixels_with_few_colours(rainbow: Image.Image) -> None:

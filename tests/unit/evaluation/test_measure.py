@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from diffusers_erasure.embedded.vocabulary import STYLES
 from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.generate import Artist
 from diffusers_erasure.evaluation.judges import Panel
@@ -92,8 +93,7 @@ def test_the_second_judge_may_disagree(artist: Build, panel_of: Callable[..., Pa
 
 def test_styles_go_to_the_style_judge(artist: Build, panel: Panel, panel_of: Callable[..., Panel]) -> None:
     asked = prompt_set(Purpose.ERASED, JudgeRole.STYLE, ("ink",))
-    styles = ("noto", "twemoji", "fluent", "emojione", "ink", "pixel", "blueprint")
-    base, erased = artist(always("ink"), styles), artist(always("noto"), styles)
+    base, erased = artist(always("ink"), STYLES), artist(always("noto"), STYLES)
     found = measure_set(asked, base, erased, panel, retention_floor=0.8).row
     assert (found.base.k, found.erased.k, found.judge) == (20, 0, "corner-style")
     assert found.second_judge is None
