@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure demo`."""
     arguments = tyro.cli(DemoArguments, args=list(argv), prog="diffusers-erasure demo")
     started = time.monotonic()
+    _use_one_thread()
     names = ", ".join(arguments.concept)
     note(f"1  erase {names!r} from the embedded pipeline with {arguments.method}")
     with progress_display() as report:
@@ -54,6 +55,13 @@ def main(argv: Sequence[str]) -> int:
     seconds = time.monotonic() - started
     say(f"done in {seconds:.0f} s; see the picture: {picture}")
     return 0
+
+
+def _use_one_thread() -> None:
+    """Matrices of 64-pixel pictures are too small to share; on a busy machine threads wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _train(arguments: DemoArguments, report: Report) -> Path:
