@@ -11,27 +11,21 @@ before and after, failures, shards, the store of finished outcomes, progress.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import logging
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from diffusers_erasure.discovery import discover, no_such
 from diffusers_erasure.errors import ConfigError
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .config import AttackConfig
 from .progress import AttackProgressCallback, silent
-
-logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "diffusers_erasure.attacks"
 _registered: dict[str, AttackSpec] = {}
@@ -166,25 +160,10 @@ def attack_named(name: str) -> AttackSpec:
     known = attacks()
     wanted = name.replace("-", "_")
     if wanted not in known:
-        near = get_close_matches(wanted, known, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else "choose one of them"
-        raise ConfigError(f"there is no attack {name!r}; known attacks are {', '.join(known)}; {advice}")
+        raise ConfigError(no_such("attack", "attacks", name, known))
     return known[wanted]
 
 
 @lru_cache(maxsize=1)
 def _discover() -> None:
-    """Import what may register an attack: the modules of this folder, then the entry points."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            entry.load()
-        except ImportError as error:
-            logger.warning(
-                "the attack %r of %s cannot be imported (%s) and is left out; reinstall or remove it",
-                entry.name,
-                entry.dist.name if entry.dist else "an unknown package",
-                error,
-            )
+    discover(__package__, group=ENTRY_POINT_GROUP, what="attack")

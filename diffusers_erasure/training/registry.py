@@ -9,15 +9,10 @@ One file is all that a method needs: it is found by being here, or by an entry p
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import logging
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -25,11 +20,10 @@ from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.discovery import discover, no_such
 from diffusers_erasure.errors import ConfigError
 
 from .config import ProgressCallback, TrainingConfig
-
-logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "diffusers_erasure.methods"
 _registered: dict[str, MethodSpec] = {}
@@ -118,27 +112,10 @@ def method(name: str) -> MethodSpec:
     """
     known = methods()
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else "choose one of them"
-        raise ConfigError(
-            f"there is no erasure method {name!r}; known methods are {', '.join(known)}; {advice}"
-        )
+        raise ConfigError(no_such("erasure method", "methods", name, known))
     return known[name]
 
 
 @lru_cache(maxsize=1)
 def _discover() -> None:
-    """Import what may register a method: the modules of this folder, then the entry points."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            entry.load()
-        except ImportError as error:
-            logger.warning(
-                "the erasure method %r of %s cannot be imported (%s) and is left out; reinstall or remove it",
-                entry.name,
-                entry.dist.name if entry.dist else "an unknown package",
-                error,
-            )
+    discover(__package__, group=ENTRY_POINT_GROUP, what="erasure method")

@@ -7,18 +7,15 @@ from what was asked for to a panel. Both are asked for in one word, see `request
 
 from __future__ import annotations
 
-import importlib
 import logging
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import lru_cache
-from importlib.metadata import entry_points
 
 import torch
 from torch import Tensor
 
+from diffusers_erasure.discovery import discover, no_such
 from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.prompt_sets import JudgeRole
 
@@ -141,11 +138,7 @@ def judge_family(name: str) -> Callable[[LoadFamily], LoadFamily]:
 
 @lru_cache(maxsize=1)
 def _discover() -> None:
-    package = __package__ or ""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        entry.load()
+    discover(__package__, group=ENTRY_POINT_GROUP, what="judge")
 
 
 def judges() -> dict[str, JudgeSpec]:
@@ -178,12 +171,7 @@ def load_panel(family: str = "embedded", *, device: str = "cpu") -> Panel:
         request.check(location=False)
         panel = _registered_panel(request.family, device)
     else:
-        near = get_close_matches(request.family, families, n=1)
-        raise ConfigError(
-            f"there is no panel of judges named {request.family!r}; known panels are "
-            f"{', '.join(families) or 'none'}; "
-            + (f"did you mean {near[0]!r}?" if near else "choose one of these")
-        )
+        raise ConfigError(no_such("panel of judges named", "panels", request.family, families))
     return replace(panel, asked=panel.asked or request.labels)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import diffusers_erasure.training
+from diffusers_erasure import discovery
 from diffusers_erasure.cli import train as command
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.training import TrainingConfig, erasure_method, method, methods, registry
@@ -92,7 +93,7 @@ def test_an_entry_point_is_a_method_and_a_broken_one_is_said(
     found = EntryPoints(
         [EntryPoint("mini-package", "mini_package", group), EntryPoint("gone", "no_such_package", group)]
     )
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: found.select(group=group))
+    monkeypatch.setattr(discovery, "entry_points", lambda *, group: found.select(group=group))
     with caplog.at_level(logging.WARNING):
         assert "mini-package" in methods()
     assert "'gone'" in caplog.text

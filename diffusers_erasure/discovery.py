@@ -1,0 +1,55 @@
+"""How a folder of one-file plugins is found: its own modules, and the entry points of other packages.
+
+Methods, attacks and judges register themselves when their module is imported; this is what imports them. What
+another package offers and cannot be imported is left out with a warning, so that one broken plugin does not
+stop everybody's work. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+
+logger = logging.getLogger(__name__)
+
+
+def discover(package: str, *, group: str, what: str) -> None:
+    """Import every module of a package, then every entry point of a group.
+
+    Args:
+        package: Dotted name of the folder.
+        group: Entry point group of other packages.
+        what: What they register, for the warning: "attack".
+    """
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    for entry in entry_points(group=group):
+        try:
+            entry.load()
+        except ImportError as error:
+            logger.warning(
+                "the %s %r of %s cannot be imported (%s) and is left out; reinstall or remove it",
+                what,
+                entry.name,
+                entry.dist.name if entry.dist else "an unknown package",
+                error,
+            )
+
+
+def no_such(what: str, plural: str, name: str, known: Iterable[str]) -> str:
+    """What to say about a name that does not exist: the known ones, and the nearest of them.
+
+    Args:
+        what: What was named: "attack".
+        plural: Several of them: "attacks".
+        name: What the user wrote.
+        known: Names that exist.
+    """
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "choose one of them"
+    return f"there is no {what} {name!r}; known {plural} are {', '.join(names) or 'none'}; {advice}"
