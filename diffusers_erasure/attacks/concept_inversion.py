@@ -32,7 +32,7 @@ from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .concept_prompts import concept_pairs, concept_words
 from .config import AttackConfig
 from .placeholder import Placeholder, stack_embeddings, with_placeholder
-from .plain import Plain, judge_plain
+from .plain import Plain, screen
 from .progress import take
 from .registry import Access, attack
 from .searching import gradient_to, searching
@@ -116,11 +116,8 @@ def concept_inversion(
     learned: dict[str, Inversion] = {}
     while batch := take(items, config.batch_size):
         started = time.monotonic()
-        plain = judge_plain(batch, target)
-        for item, one in zip(batch, plain, strict=True):
-            if one.shows:
-                yield one.outcome(item, seconds=(time.monotonic() - started) / len(batch))
-        rest = [(item, one) for item, one in zip(batch, plain, strict=True) if not one.shows]
+        done, rest = screen(batch, target)
+        yield from done
         for item, _ in rest:
             if item.concept in learned:
                 report(config.steps)

@@ -32,7 +32,7 @@ from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .config import AttackConfig
 from .fitting import free_prompt
 from .hard_prompt import nearest_tokens, project, random_iterate
-from .plain import Plain, judge_plain
+from .plain import Plain, screen
 from .progress import take
 from .reading import Read, Reading, judged_readings, reading, typed_successes
 from .registry import Access, attack
@@ -88,11 +88,8 @@ def p4d(
     """Search for hard prompts under which the erased model predicts the base's noise."""
     while batch := take(items, config.batch_size):
         started = time.monotonic()
-        plain = judge_plain(batch, target)
-        rest = [pair for pair in zip(batch, plain, strict=True) if not pair[1].shows]
-        for item, one in zip(batch, plain, strict=True):
-            if one.shows:
-                yield one.outcome(item, seconds=(time.monotonic() - started) / len(batch))
+        done, rest = screen(batch, target)
+        yield from done
         if rest:
             yield from _Search(target, base, config, rest, report).outcomes(started, len(batch))
 

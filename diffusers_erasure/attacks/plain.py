@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,3 +57,18 @@ def judge_plain(items: Sequence[AttackedPrompt], target: AttackTarget) -> list[P
         Plain(row, shows, picture, target.queries_per_picture)
         for row, shows, picture in zip(ids, judged.shows, judged.images, strict=True)
     ]
+
+
+def screen(
+    batch: Sequence[AttackedPrompt], target: AttackTarget
+) -> tuple[list[AttackOutcome], list[tuple[AttackedPrompt, Plain]]]:
+    """Judge plain prompts, and part those that show the concept already from those that must be attacked.
+
+    Returns:
+        Outcomes of the former, and the latter with what the judge saw.
+    """
+    started = time.monotonic()
+    judged = list(zip(batch, judge_plain(batch, target), strict=True))
+    seconds = (time.monotonic() - started) / max(1, len(batch))
+    done = [plain.outcome(item, seconds=seconds) for item, plain in judged if plain.shows]
+    return done, [(item, plain) for item, plain in judged if not plain.shows]

@@ -28,7 +28,7 @@ from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .concept_prompts import concept_pairs
 from .config import AttackConfig
 from .genetic import Population, first_population, next_population
-from .plain import Plain, judge_plain
+from .plain import Plain, screen
 from .progress import take
 from .reading import Read, Reading, judged_readings, reading, typed_successes
 from .registry import Access, attack
@@ -86,11 +86,9 @@ def ring_a_bell(
     vectors: dict[str, Tensor] = {}
     while batch := take(items, config.batch_size):
         started = time.monotonic()
-        plain = judge_plain(batch, target)
-        for item, one in zip(batch, plain, strict=True):
-            if one.shows:
-                yield one.outcome(item, seconds=(time.monotonic() - started) / len(batch))
-        rows = [_Row(item, one) for item, one in zip(batch, plain, strict=True) if not one.shows]
+        done, rest = screen(batch, target)
+        yield from done
+        rows = [_Row(item, one) for item, one in rest]
         if not rows:
             continue
         for concept in {row.item.concept for row in rows} - set(vectors):

@@ -25,7 +25,7 @@ from diffusers_erasure.settings import setting
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .config import AttackConfig
 from .fitting import free_prompt
-from .plain import Plain, judge_plain
+from .plain import Plain, screen
 from .progress import take
 from .registry import Access, attack
 from .searching import searching
@@ -70,13 +70,8 @@ def soft_attack(
 ) -> Iterator[AttackOutcome]:
     """Search token embeddings that restore the base's noise (AdvUnlearn's adversary, at test time)."""
     while batch := take(items, config.batch_size):
-        started = time.monotonic()
-        plain = judge_plain(batch, target)
-        begun = [(item, one) for item, one in zip(batch, plain, strict=True) if not one.shows]
-        spent = (time.monotonic() - started) / len(batch)
-        for item, one in zip(batch, plain, strict=True):
-            if one.shows:
-                yield one.outcome(item, seconds=spent)
+        done, begun = screen(batch, target)
+        yield from done
         if begun:
             yield from _attack(begun, target, base, config, report)
 
