@@ -40,3 +40,24 @@ class AttackConfig(Settings):
     def budget(self) -> dict[str, object]:
         """The budget card: every setting, and the most pictures and steps of one prompt."""
         return {**self.model_dump(mode="json"), "judged_images": self.judged_images, "work": self.work}
+
+
+class LuckConfig(AttackConfig):
+    """Settings of a control: as many pictures as the attack that it stands beside shows the judge."""
+
+    images: int = setting(51, "most judged pictures of a prompt, with the plain one; the attack's own", ge=1)
+    early_stop: bool = setting(True, "end at the first success")
+
+    @property
+    def judged_images(self) -> int:
+        """All of them."""
+        return self.images
+
+    @property
+    def work(self) -> int:
+        """One step is one picture beyond the plain prompt's."""
+        return max(1, self.images - 1)
+
+    def scaled(self, factor: int) -> Self:
+        """So many times more pictures beside the plain prompt's."""
+        return self.model_copy(update={"images": 1 + factor * (self.images - 1)})

@@ -8,7 +8,7 @@ number of free tokens in the same place, and the same seed: what an attack finds
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 
@@ -16,35 +16,19 @@ from diffusers_erasure.diffusion.soft_prompt import Placement, SoftPrompt, ordin
 from diffusers_erasure.settings import setting
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
-from .config import AttackConfig
+from .config import LuckConfig
 from .fitting import free_prompt, typed
 from .registry import Access, attack
 from .tries import Try, try_in_turn
 
 
-class RandomTokensConfig(AttackConfig):
+class RandomTokensConfig(LuckConfig):
     """Settings of random tokens."""
 
-    images: int = setting(51, "most judged pictures of a prompt, with the plain one; the attack's own", ge=1)
     tokens: int = setting(3, "free tokens", symbol="k", ge=1)
     placement: Literal["prefix", "suffix", "middle", "insert", "replace"] = setting(
         "prefix", "where the free tokens stand in the prompt"
     )
-    early_stop: bool = setting(True, "end at the first success")
-
-    @property
-    def judged_images(self) -> int:
-        """All of them."""
-        return self.images
-
-    @property
-    def work(self) -> int:
-        """One step is one picture beyond the plain prompt's."""
-        return max(1, self.images - 1)
-
-    def scaled(self, factor: int) -> Self:
-        """So many times more pictures beside the plain prompt's."""
-        return self.model_copy(update={"images": 1 + factor * (self.images - 1)})
 
 
 @attack("random_tokens", config=RandomTokensConfig, access=Access.NONE)

@@ -8,39 +8,19 @@ seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Self
 
 import torch
 
-from diffusers_erasure.settings import setting
-
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
-from .config import AttackConfig
+from .config import LuckConfig
 from .registry import Access, attack
 from .tries import Try, try_in_turn
 
 SEEDS = 2**31
 
 
-class SeedSearchConfig(AttackConfig):
+class SeedSearchConfig(LuckConfig):
     """Settings of the seed search."""
-
-    images: int = setting(51, "most judged pictures of a prompt, with the plain one; the attack's own", ge=1)
-    early_stop: bool = setting(True, "end at the first success")
-
-    @property
-    def judged_images(self) -> int:
-        """All of them."""
-        return self.images
-
-    @property
-    def work(self) -> int:
-        """One step is one picture beyond the plain prompt's."""
-        return max(1, self.images - 1)
-
-    def scaled(self, factor: int) -> Self:
-        """So many times more pictures beside the plain prompt's."""
-        return self.model_copy(update={"images": 1 + factor * (self.images - 1)})
 
 
 @attack("seed_search", config=SeedSearchConfig, access=Access.NONE)
