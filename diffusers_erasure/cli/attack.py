@@ -261,7 +261,8 @@ class AttackCommand:
         rows, place = bouts[0].rows, 0
         for bout in bouts:
             items = bout.asked.items[: SHOWN - len(columns)]
-            for shown, outcome in zip(bout.pictures(items), run.outcomes[place:], strict=False):
+            outcomes = run.outcomes[place : place + len(items)]
+            for shown, outcome in zip(bout.pictures(items), outcomes, strict=True):
                 last = shown[-1] * 0 if outcome.picture is None else outcome.picture
                 brought = "yes" if outcome.counts_as_success else "no"
                 caption = f"{outcome.prompt} (brought back: {brought})"

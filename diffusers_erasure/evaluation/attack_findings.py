@@ -252,9 +252,10 @@ def _transfer(
 ) -> Transfer | None:
     tried = successes = ours = at = 0
     for index, group in enumerate(arena.groups):
-        part = list(zip(found[at:], own[at:], group.items, strict=False))
-        at += len(group.items)
-        taken = [(a, b) for a, b, _ in part if a.success and a.ids and a.success_at != 1]
+        to = at + len(group.items)
+        part = list(zip(found[at:to], own[at:to], strict=True))
+        at = to
+        taken = [(a, b) for a, b in part if a.success and a.ids and a.success_at != 1]
         if not taken:
             continue
         target = arena.target(ERASED, index)
