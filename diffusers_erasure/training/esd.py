@@ -30,6 +30,7 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
+from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
@@ -88,11 +89,10 @@ def train_esd(
             )
         )
     outcome = run_training(task, config, watchers)
-    _check_changed(student, config)
     progress(Progress("artifact", 0, 1))
     artifact = build_artifact(
         pipe,
-        {student.component: student.edit(config.artifact_dtype)},
+        {student.component: _changed(student, config)},
         method="esd",
         method_version="1",
         settings=config.records(),
@@ -114,10 +114,12 @@ def concept_prompts(config: ESDConfig, *, world: World) -> tuple[str, ...]:
     return tuple(dict.fromkeys(pair.source for pair in pairs))
 
 
-def _check_changed(student: Student, config: ESDConfig) -> None:
-    if not student.edit(config.artifact_dtype).deltas:
+def _changed(student: Student, config: ESDConfig) -> DeltaEdit:
+    edit = student.edit(config.artifact_dtype)
+    if not edit.deltas:
         raise ConfigError(
             f"{config.max_train_steps} steps at a learning rate of {config.learning_rate:g} changed no "
             f"weight of {config.train_method} as {config.artifact_dtype}; expected a change; raise the "
             f"learning rate or the number of steps"
         )
+    return edit
