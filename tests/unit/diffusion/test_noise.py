@@ -37,11 +37,6 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 @pytest.fixture
-def components(tiny_pipe: StableDiffusionPipeline) -> DiffusionComponents:
-    return DiffusionComponents.from_pipeline(tiny_pipe)
-
-
-@pytest.fixture
 def inputs(components: DiffusionComponents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Three latents, their timesteps, states of three prompts and of the empty one."""
     text = TextPath(components)

@@ -26,11 +26,6 @@ LEVELS = reference.alphas_cumprod(0.00085, 0.012, 1000)
 
 
 @pytest.fixture
-def components(tiny_pipe: StableDiffusionPipeline) -> DiffusionComponents:
-    return DiffusionComponents.from_pipeline(tiny_pipe)
-
-
-@pytest.fixture
 def texts(components: DiffusionComponents) -> tuple[Tensor, Tensor]:
     """States of three prompts, and of the empty one."""
     path = TextPath(components)

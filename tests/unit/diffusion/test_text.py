@@ -13,11 +13,6 @@ from diffusers_erasure.diffusion import DiffusionComponents, distinct, encode, e
 from diffusers_erasure.errors import ConfigError
 
 
-@pytest.fixture
-def components(tiny_pipe: StableDiffusionPipeline) -> DiffusionComponents:
-    return DiffusionComponents.from_pipeline(tiny_pipe)
-
-
 class _SlowTokenizer:
     """The same tokenizer without character offsets, as older libraries have it."""
 

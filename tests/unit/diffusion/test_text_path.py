@@ -15,11 +15,6 @@ from diffusers_erasure.errors import ConfigError
 PROMPTS = ["", "dog", "a big dog, in the rain", "a" * 60]
 
 
-@pytest.fixture
-def components(tiny_pipe: StableDiffusionPipeline) -> DiffusionComponents:
-    return DiffusionComponents.from_pipeline(tiny_pipe)
-
-
 @pytest.fixture(params=["stock", "robust"])
 def text(request: pytest.FixtureRequest, components: DiffusionComponents) -> TextPath:
     if request.param == "stock":
