@@ -13,10 +13,11 @@ Every other module is one attack.
 from .base import AttackedPrompt, AttackOutcome, AttackTarget, Draw, Judged, JudgePictures
 from .config import AttackConfig, Precision
 from .progress import AttackProgress, AttackProgressCallback, silent, take
-from .registry import Access, AttackSpec, attack, attack_named, attacks
+from .registry import WHOLE_MODEL, Access, AttackSpec, Place, attack, attack_named, attacks
 from .running import run_attack
 
 __all__ = [
+    "WHOLE_MODEL",
     "Access",
     "AttackConfig",
     "AttackOutcome",
@@ -28,6 +29,7 @@ __all__ = [
     "Draw",
     "JudgePictures",
     "Judged",
+    "Place",
     "Precision",
     "attack",
     "attack_named",

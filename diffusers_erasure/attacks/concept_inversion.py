@@ -34,7 +34,7 @@ from .config import AttackConfig
 from .placeholder import Placeholder, stack_embeddings, with_placeholder
 from .plain import Plain, screen
 from .progress import take
-from .registry import Access, attack
+from .registry import WHOLE_MODEL, Access, attack
 from .searching import gradient_to, searching
 from .target_picture import encode_pictures, target_pictures
 
@@ -103,7 +103,13 @@ class Inversion:
     shown: int
 
 
-@attack("concept_inversion", config=ConceptInversionConfig, access=Access.WHITE_BOX, needs_base=True)
+@attack(
+    "concept_inversion",
+    config=ConceptInversionConfig,
+    access=Access.WHITE_BOX,
+    needs_base=True,
+    through=WHOLE_MODEL,
+)
 def concept_inversion(
     items: Iterator[AttackedPrompt],
     target: AttackTarget,

@@ -35,7 +35,7 @@ from .hard_prompt import nearest_tokens, project, random_iterate
 from .plain import Plain, screen
 from .progress import take
 from .reading import Read, Reading, judged_readings, reading, typed_successes
-from .registry import Access, attack
+from .registry import WHOLE_MODEL, Access, attack
 from .searching import gradient_to, searching
 from .target_picture import target_latents
 
@@ -76,7 +76,13 @@ class P4DConfig(AttackConfig):
         return self.model_copy(update={"steps": factor * self.steps})
 
 
-@attack("p4d", config=P4DConfig, access=Access.WHITE_BOX, needs_base=True)
+@attack(
+    "p4d",
+    config=P4DConfig,
+    access=Access.WHITE_BOX,
+    needs_base=True,
+    through=WHOLE_MODEL,
+)
 def p4d(
     items: Iterator[AttackedPrompt],
     target: AttackTarget,

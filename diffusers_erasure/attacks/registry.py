@@ -1,18 +1,21 @@
 """Which attacks there are: those of this folder, and those of other packages.
 
-    @attack("random_tokens", config=RandomTokensConfig, access=Access.NONE)
-    def random_tokens(items, target, config, *, base, report): yield AttackOutcome(...)
+    @attack("p4d", config=P4DConfig, access=Access.WHITE_BOX, through=WHOLE_MODEL)
+    def p4d(items, target, config, *, base, report): yield AttackOutcome(...)
 
 One file is all that an attack needs: it is found by being here, or by an entry point of the group
 `diffusers_erasure.attacks` that names its module. Its function takes prompts and yields one outcome for each,
 in any order; `running.run_attack` (or `AttackSpec.run`) adds what all attacks share: the erasure's state
 before and after, failures, shards, the store of finished outcomes, progress.
+
+An attack says which places of the erased model its search goes through. A report is called adaptive only if
+some attack goes through each place that the erasure edits, so one that says nothing counts for none.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -37,6 +40,18 @@ class Access(StrEnum):
     WHITE_BOX = "white box"
     BLACK_BOX = "black box"
     NONE = "none"
+
+
+class Place(StrEnum):
+    """Where an erasure edits the model, and what an attack's search goes through."""
+
+    TEXT_ENCODER = "text encoder"
+    CROSS_ATTENTION = "cross-attention"
+    UNET = "other UNet layers"
+
+
+WHOLE_MODEL = frozenset(Place)
+"""What a loss on the erased model's noise goes through when it reaches back to tokens or embeddings."""
 
 
 class Search(Protocol):
@@ -76,6 +91,7 @@ class AttackSpec:
         version: Raised when its results change; outcomes that were kept are then made again.
         summary: One line for tables.
         module: Where it comes from.
+        through: Places of the *erased* model that its search goes through.
     """
 
     name: str
@@ -86,6 +102,7 @@ class AttackSpec:
     version: str
     summary: str
     module: str
+    through: frozenset[Place] = frozenset()
 
     def run(
         self,
@@ -108,7 +125,13 @@ Function = TypeVar("Function", bound=Callable[..., Iterator[AttackOutcome]])
 
 
 def attack(
-    name: str, *, config: type[AttackConfig], access: Access, needs_base: bool = False, version: str = "1"
+    name: str,
+    *,
+    config: type[AttackConfig],
+    access: Access,
+    needs_base: bool = False,
+    version: str = "1",
+    through: Collection[Place] = (),
 ) -> Callable[[Function], Function]:
     """Register an attack's function under a name; its docstring's first line is the summary.
 
@@ -118,10 +141,13 @@ def attack(
         access: What the attacker must hold.
         needs_base: Whether the attack needs the un-erased pipeline.
         version: Raised when results change.
+        through: Places of the erased model that the search goes through; none unless said.
 
     Raises:
-        ConfigError: Another function has that name, or the settings class is not one of ours.
+        ConfigError: Another function has that name, the settings class is not one of ours, or a place is
+            none.
     """
+    places = _places(name, through)
 
     def register(search: Function) -> Function:
         home = getattr(search, "__module__", "?")
@@ -138,11 +164,21 @@ def attack(
             )
         summary = (inspect.getdoc(search) or "").partition("\n")[0].rstrip(".")
         _registered[name] = AttackSpec(
-            name, config, search, Access(access), needs_base, version, summary, home
+            name, config, search, Access(access), needs_base, version, summary, home, places
         )
         return search
 
     return register
+
+
+def _places(name: str, through: Collection[Place]) -> frozenset[Place]:
+    try:
+        return frozenset(Place(place) for place in through)
+    except ValueError as error:
+        raise ConfigError(
+            f"the attack {name!r} says that it goes through {', '.join(map(repr, through))}; expected places "
+            f"of a model: {', '.join(Place)}; correct `through`"
+        ) from error
 
 
 def attacks() -> Mapping[str, AttackSpec]:

@@ -27,7 +27,7 @@ from .config import AttackConfig
 from .fitting import free_prompt
 from .plain import Plain, screen
 from .progress import take
-from .registry import Access, attack
+from .registry import WHOLE_MODEL, Access, attack
 from .searching import searching
 from .soft_prompt import Descent, PlacedPrompts, StepRule, random_embeddings, soft_prompt_attack
 
@@ -59,7 +59,13 @@ class SoftAttackConfig(AttackConfig):
         return self.model_copy(update={"steps": self.steps * factor})
 
 
-@attack("soft_prompt", config=SoftAttackConfig, access=Access.WHITE_BOX, needs_base=True)
+@attack(
+    "soft_prompt",
+    config=SoftAttackConfig,
+    access=Access.WHITE_BOX,
+    needs_base=True,
+    through=WHOLE_MODEL,
+)
 def soft_attack(
     items: Iterator[AttackedPrompt],
     target: AttackTarget,

@@ -38,7 +38,7 @@ from .config import AttackConfig
 from .fitting import free_prompt, typed
 from .plain import Plain, judge_plain
 from .progress import take
-from .registry import Access, attack
+from .registry import WHOLE_MODEL, Access, attack
 from .searching import gradient_to, searching
 from .simplex import choose, project_to_simplex, straight_through, uniform
 from .soft_prompt import PlacedPrompts
@@ -96,7 +96,13 @@ class UnlearnDiffAtkConfig(AttackConfig):
         return levels if self.order == "ascending" else levels[::-1]
 
 
-@attack("unlearndiffatk", config=UnlearnDiffAtkConfig, access=Access.WHITE_BOX, needs_base=True)
+@attack(
+    "unlearndiffatk",
+    config=UnlearnDiffAtkConfig,
+    access=Access.WHITE_BOX,
+    needs_base=True,
+    through=WHOLE_MODEL,
+)
 def unlearndiffatk(
     items: Iterator[AttackedPrompt],
     target: AttackTarget,
