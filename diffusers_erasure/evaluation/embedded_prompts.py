@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal, Protocol
 
 from diffusers_erasure.concepts import ConceptKind
@@ -284,6 +285,4 @@ def _tag_prompts(name: str) -> tuple[str, ...]:
 
 def _alternate(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
     """One of each in turn, then the rest of the longer one."""
-    pairs = [prompt for pair in zip(first, second, strict=False) for prompt in pair]
-    shorter = min(len(first), len(second))
-    return (*pairs, *first[shorter:], *second[shorter:])
+    return tuple(prompt for turn in zip_longest(first, second) for prompt in turn if prompt is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusers_erasure.concepts import resolve_concepts
+from diffusers_erasure.concepts import ConceptKind, resolve_concepts
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES, THEMES
 from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan, find_targets
@@ -16,7 +16,7 @@ from diffusers_erasure.evaluation.prompt_sets import (
     PromptSet,
     Purpose,
 )
-from diffusers_erasure.prompts import erasure_pairs, retain_prompts
+from diffusers_erasure.prompts import erasure_pairs, retain_prompts, templates
 
 EVERYTHING = ("church", "dog", "santa claus", "weapons", "ink")
 
@@ -51,6 +51,14 @@ def test_what_there_is_none_of_is_said() -> None:
         "implicit": "the vocabulary has none for ink",
     }
     assert set(plan("weapons").not_measured) == {"neighbours"}
+
+
+def test_plain_and_styled_prompts_take_turns_until_the_longer_list_ends() -> None:
+    """Five plain wordings and one for each of seven styles: the last two styles follow each other."""
+    prompts = [item.prompt for item in named(plan("church"), "own name").items]
+    assert len(templates(ConceptKind.object, "test")) + len(STYLES) == len(set(prompts)) == 12
+    styled = [any(style in prompt.split() for style in STYLES) for prompt in prompts[:12]]
+    assert styled == [False, True] * 5 + [True, True]
 
 
 @pytest.mark.parametrize("concept", EVERYTHING)
