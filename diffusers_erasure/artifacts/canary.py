@@ -17,6 +17,16 @@ from diffusers_erasure.errors import ConfigError
 TIMESTEP = 500
 LATENT_SEED = 20230307
 TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_CHOSEN = 4  # prompts that a method's canary asks
+
+
+def choose_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
+    """A few of the prompts that a method erases, at even distances from the first one on.
+
+    Args:
+        prompts: What is erased, in words; four at most are chosen.
+    """
+    return tuple(prompts[:: max(1, len(prompts) // _CHOSEN)][:_CHOSEN])
 
 
 def questions(pipe: Any, component: str, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ retain    prompts whose pictures must not change
 
 from .pairs import PromptPair, erasure_pairs, subjects
 from .retain import retain_prompts
-from .wording import Split, World, fill, phrase, templates
+from .wording import Split, World, fill, phrase, templates, world_of
 
 __all__ = [
     "PromptPair",
@@ -19,4 +19,5 @@ __all__ = [
     "retain_prompts",
     "subjects",
     "templates",
+    "world_of",
 ]

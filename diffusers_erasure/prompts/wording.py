@@ -16,10 +16,21 @@ from importlib.resources import files
 from typing import Literal
 
 from diffusers_erasure.concepts import ConceptKind
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.embedded.vocabulary import with_article
 
 Split = Literal["train", "test"]
 World = Literal["embedded", "general"]
+"""Whose prompts: those that the embedded pipeline's captions taught it, or those of any pretrained model."""
+
+
+def world_of(base: str) -> World:
+    """The world whose words a base model knows.
+
+    Args:
+        base: How an artifact names its base model: the embedded pipeline's own id, or any other.
+    """
+    return "embedded" if base == EMBEDDED_MODEL_ID else "general"
 
 
 @lru_cache(maxsize=1)

@@ -30,12 +30,12 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
+from diffusers_erasure.artifacts.canary import choose_prompts
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents
-from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
-from diffusers_erasure.prompts import World, erasure_pairs
+from diffusers_erasure.prompts import World, erasure_pairs, world_of
 
 from .callbacks import Callback, ReportProgress
 from .config import Progress, ProgressCallback, silent
@@ -45,8 +45,6 @@ from .loop import run_training
 from .registry import erasure_method
 from .student import Student
 from .validation import draw_pictures, validation_grid
-
-_CANARIES = 4
 
 
 @erasure_method(name="esd", config=ESDConfig)
@@ -66,7 +64,7 @@ def train_esd(
         TrainingStopped: A signal asked to stop; the run is saved.
     """
     components = DiffusionComponents.from_pipeline(pipe)
-    prompts = concept_prompts(config, world="embedded" if base.id == EMBEDDED_MODEL_ID else "general")
+    prompts = concept_prompts(config, world=world_of(base.id))
     student = Student.of(
         components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
     )
@@ -100,7 +98,7 @@ def train_esd(
         base=base,
         seed=config.seed,
         steps=outcome.steps,
-        canary_prompts=prompts[:: max(1, len(prompts) // _CANARIES)][:_CANARIES],
+        canary_prompts=choose_prompts(prompts),
     )
     progress(Progress("artifact", 1, 1))
     return artifact

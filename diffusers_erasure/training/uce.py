@@ -28,12 +28,12 @@ from diffusers import DiffusionPipeline
 from pydantic import Field
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
+from diffusers_erasure.artifacts.canary import choose_prompts
 from diffusers_erasure.artifacts.edits import RightFactorEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents, text_projections
-from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
-from diffusers_erasure.prompts import World, erasure_pairs, retain_prompts
+from diffusers_erasure.prompts import World, erasure_pairs, retain_prompts, world_of
 from diffusers_erasure.settings import setting
 
 from .closed_form import (
@@ -50,8 +50,6 @@ from .config import Progress, ProgressCallback, TrainingConfig, silent
 from .registry import erasure_method
 from .text_states import AlignedPair, align_pairs, prior_statistics, state_rows
 from .token_positions import TokenPositions, needs_padding
-
-_CANARIES = 4
 
 
 class UCEConfig(TrainingConfig):
@@ -109,7 +107,7 @@ def train_uce(
     """
     components = DiffusionComponents.from_pipeline(pipe)
     projections = text_projections(components.unet, text_width=components.text_width)
-    world: World = "embedded" if base.id == EMBEDDED_MODEL_ID else "general"
+    world = world_of(base.id)
     pairs = erasure_pairs(
         config.concepts, world=world, synonyms=config.use_synonyms, limit=config.num_templates
     )
@@ -127,7 +125,7 @@ def train_uce(
         base=base,
         seed=config.seed,
         steps=0,
-        canary_prompts=[pair.source for pair in pairs[:: max(1, len(pairs) // _CANARIES)]][:_CANARIES],
+        canary_prompts=choose_prompts([pair.source for pair in pairs]),
     )
     progress(Progress("artifact", 1, 1))
     return artifact

@@ -6,7 +6,7 @@ import pytest
 
 from diffusers_erasure.concepts import ConceptKind, resolve_concepts
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES
-from diffusers_erasure.prompts import World, erasure_pairs, fill, phrase, retain_prompts, templates
+from diffusers_erasure.prompts import World, erasure_pairs, fill, phrase, retain_prompts, templates, world_of
 from diffusers_erasure.prompts.retain import word_pattern
 
 KINDS = tuple(ConceptKind)
@@ -36,6 +36,19 @@ def test_every_template_takes_the_concept_once(kind: ConceptKind, world: World) 
 
 def test_the_general_world_has_more_wordings() -> None:
     assert set(templates("object")) < set(templates("object", world="general"))
+
+
+@pytest.mark.parametrize(
+    ("base", "world"),
+    [
+        ("embedded", "embedded"),
+        ("CompVis/stable-diffusion-v1-4", "general"),
+        ("somebody/embedded", "general"),
+        ("", "general"),
+    ],
+)
+def test_only_the_embedded_pipeline_speaks_its_own_words(base: str, world: World) -> None:
+    assert world_of(base) == world
 
 
 @pytest.mark.parametrize(
