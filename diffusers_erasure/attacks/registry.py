@@ -14,7 +14,6 @@ some attack goes through each place that the erasure edits, so one that says not
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from diffusers_erasure.discovery import discover, no_such
+from diffusers_erasure.discovery import discover, foreign_settings, home_of, name_taken, no_such, summary_of
 from diffusers_erasure.errors import ConfigError
 
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
@@ -150,21 +149,13 @@ def attack(
     places = _places(name, through)
 
     def register(search: Function) -> Function:
-        home = getattr(search, "__module__", "?")
-        known = _registered.get(name)
+        known, home = _registered.get(name), home_of(search)
         if known is not None and known.module != home:
-            raise ConfigError(
-                f"two attacks are named {name!r}, in {known.module} and in {home}; a name belongs to one "
-                f"attack; rename or uninstall one of them"
-            )
+            raise ConfigError(name_taken("attack", "attacks", name, known.module, home))
         if not issubclass(config, AttackConfig):
-            raise ConfigError(
-                f"the settings of attack {name!r} are a {config.__name__}; a subclass of AttackConfig is "
-                f"needed; derive it from diffusers_erasure.attacks.AttackConfig"
-            )
-        summary = (inspect.getdoc(search) or "").partition("\n")[0].rstrip(".")
+            raise ConfigError(foreign_settings("attack", name, config, AttackConfig))
         _registered[name] = AttackSpec(
-            name, config, search, Access(access), needs_base, version, summary, home, places
+            name, config, search, Access(access), needs_base, version, summary_of(search), home, places
         )
         return search
 

@@ -9,7 +9,6 @@ One file is all that a method needs: it is found by being here, or by an entry p
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +19,7 @@ from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
-from diffusers_erasure.discovery import discover, no_such
+from diffusers_erasure.discovery import discover, foreign_settings, home_of, name_taken, no_such, summary_of
 from diffusers_erasure.errors import ConfigError
 
 from .config import ProgressCallback, TrainingConfig
@@ -79,20 +78,12 @@ def erasure_method(
     """
 
     def register(train: Function) -> Function:
-        home = getattr(train, "__module__", "?")
-        known = _registered.get(name)
+        known, home = _registered.get(name), home_of(train)
         if known is not None and known.module != home:
-            raise ConfigError(
-                f"two erasure methods are named {name!r}, in {known.module} and in {home}; a name belongs to "
-                f"one method; rename or uninstall one of them"
-            )
+            raise ConfigError(name_taken("erasure method", "erasure methods", name, known.module, home))
         if not issubclass(config, TrainingConfig):
-            raise ConfigError(
-                f"the settings of method {name!r} are a {config.__name__}; a subclass of TrainingConfig is "
-                f"needed; derive it from diffusers_erasure.training.config.TrainingConfig"
-            )
-        summary = (inspect.getdoc(train) or "").partition("\n")[0].rstrip(".")
-        _registered[name] = MethodSpec(name, config, train, version, summary, home)
+            raise ConfigError(foreign_settings("erasure method", name, config, TrainingConfig))
+        _registered[name] = MethodSpec(name, config, train, version, summary_of(train), home)
         return train
 
     return register

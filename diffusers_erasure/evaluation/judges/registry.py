@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from diffusers_erasure.discovery import discover, no_such
+from diffusers_erasure.discovery import discover, home_of, name_taken, no_such
 from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.prompt_sets import JudgeRole
 
@@ -115,7 +115,8 @@ def judge(
 
     def register(load: Callable[[str], Judge]) -> Callable[[str], Judge]:
         if name in _REGISTRY:
-            raise ConfigError(f"there are two judges named {name!r}; names are unique; rename one of them")
+            homes = home_of(_REGISTRY[name].load), home_of(load)
+            raise ConfigError(name_taken("judge", "judges", name, *homes))
         _REGISTRY[name] = JudgeSpec(name, family, role, load)
         return load
 
@@ -127,9 +128,8 @@ def judge_family(name: str) -> Callable[[LoadFamily], LoadFamily]:
 
     def register(load: LoadFamily) -> LoadFamily:
         if name in _FAMILIES:
-            raise ConfigError(
-                f"there are two families of judges named {name!r}; names are unique; rename one of them"
-            )
+            homes = home_of(_FAMILIES[name]), home_of(load)
+            raise ConfigError(name_taken("family of judges", "families of judges", name, *homes))
         _FAMILIES[name] = load
         return load
 

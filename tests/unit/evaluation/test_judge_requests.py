@@ -145,5 +145,5 @@ def test_another_package_adds_a_family(panel_of: Callable[..., Panel]) -> None:
         return panel_of(style=False)
 
     assert load_panel("mine:anything#dog").asked == ("dog",)
-    with pytest.raises(ConfigError, match="two families of judges named 'mine'"):
+    with pytest.raises(ConfigError, match="two families of judges are named 'mine'"):
         judge_family("mine")(load)
