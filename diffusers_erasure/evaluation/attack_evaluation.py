@@ -73,8 +73,10 @@ def evaluate_attacks(
 
 def with_attacks(grid: Image.Image, found: UnderAttack, measured: Measured, *, cell: int) -> Image.Image:
     """The grid of an evaluation with the attacked pictures above it."""
-    worst = found.findings.section.worst_case.asr
-    title = f"Under attack: worst case over all attacks {worst.k} of {worst.n} prompts"
+    section = found.findings.section
+    worst = section.worst_case.asr
+    mark = "" if section.is_adaptive else ", none of them adaptive"
+    title = f"Under attack: worst case over all attacks {worst.k} of {worst.n} prompts{mark}"
     return stacked([attack_grid(measured, found.attacked, cell=cell, title=title), grid])
 
 

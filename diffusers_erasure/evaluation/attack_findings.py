@@ -12,7 +12,7 @@ from diffusers_erasure.attacks import AttackOutcome
 from diffusers_erasure.errors import EvaluationError
 
 from .agreement import Agreement
-from .attack_groups import prompts_of, seed_spread
+from .attack_groups import prompts_of
 from .attack_report import (
     BASE,
     ERASED,
@@ -28,6 +28,7 @@ from .attack_runner import Arena, Attacked, all_runs
 from .attack_settings import AttackSettings
 from .budgets import convergence
 from .confusion import JudgeValidation, Source
+from .edited_places import adaptivity
 from .masking import (
     Transfer,
     access_flags,
@@ -41,6 +42,7 @@ from .multiple_testing import FalseSuccessRate, holm
 from .proportion import Proportion
 from .records import NOT_MEASURED, NotMeasured, refusing
 from .rogan_gladen import CorrectedRate
+from .seeds import few_seeds_flags, seed_spread
 
 STABILITY_PICTURES = 4
 MISSING = {
@@ -93,10 +95,14 @@ def _find(
     inside = [run for record in records for run in (*record.runs, *record.baselines)]
     worst = WorstCase.of([plain.record, *inside])
     lines = outcome_lines(all_runs(plain, attacked))
+    adaptive = adaptivity(arena.artifact, [one.spec for one in attacked])
+    prompts = [item.prompt for item in items]
     flags = [
         *access_flags([*headlines, *luck]),
         *plain_flags([plain.record, *inside]),
         *_unstable(arena),
+        *([adaptive.flag] if adaptive.flag else []),
+        *few_seeds_flags(prompts),
     ]
     section = AttackSection(
         budget=settings.budget,
@@ -106,11 +112,12 @@ def _find(
         pre_attack=plain.record,
         attacks=tuple(records),
         worst_case=worst,
-        seeds=seed_spread(items, worst.marks),
-        pre_attack_seeds=seed_spread(items, plain.record.marks),
+        seeds=seed_spread(prompts, worst.marks),
+        pre_attack_seeds=seed_spread(prompts, plain.record.marks),
         flags=tuple(dict.fromkeys(flags)),
         outcomes_sha256=hashlib.sha256(lines).hexdigest(),
         weak_scale=settings.weak_scale,
+        adaptive=adaptive,
         not_measured=MISSING,
     )
     return Findings(section, lines)

@@ -16,19 +16,12 @@ from torch import Tensor
 from diffusers_erasure.attacks import AttackedPrompt
 from diffusers_erasure.errors import EvaluationError
 
-from .attack_report import SeedSpread
 from .confusion import JudgeValidation, LabelledBy, Source
 from .controls import picture_fault
 from .judges import Judge, Panel, Question, find_labels
 from .labelled import LabelledPictures, validate_judge
 from .measure import Measured, check_declared
 from .prompt_sets import JudgeRole, PromptSet, Purpose
-from .proportion import Proportion
-from .records import NOT_MEASURED, NotMeasured
-from .worst_case import counted
-
-SEED_GROUPS = 3
-"""Generation seeds that a rate is split by; the spread is reported, never the best."""
 
 
 @dataclass(frozen=True)
@@ -130,27 +123,6 @@ def _labelled(group: Group, measured: Sequence[Measured]) -> list[LabelledPictur
         for source, pictures in parts.items()
         if (whole := [(image, shows) for image, shows in pictures if not picture_fault(image)])
     ]
-
-
-def seed_spread(items: Sequence[AttackedPrompt], marks: str) -> SeedSpread | NotMeasured:
-    """The rate per group of seeds: every prompt is in each group, with other seeds.
-
-    Args:
-        items: The prompts.
-        marks: One per prompt.
-
-    Returns:
-        "not measured" if a prompt was drawn with fewer than three seeds.
-    """
-    seen: dict[str, int] = {}
-    parts = [""] * SEED_GROUPS
-    for item, mark in zip(items, marks, strict=True):
-        turn = seen.get(item.prompt, 0)
-        seen[item.prompt] = turn + 1
-        parts[turn % SEED_GROUPS] += mark
-    if min(seen.values()) < SEED_GROUPS:
-        return NOT_MEASURED
-    return SeedSpread(groups=tuple(Proportion.of(counted(part), len(part)) for part in parts))
 
 
 def prompts_of(groups: Sequence[Group]) -> tuple[AttackedPrompt, ...]:

@@ -4,7 +4,7 @@
     Comparison       an attack beside luck with as many judged pictures
     AttackRecord     all of that for one attack, with its controls and flags
     WorstCase        per prompt, whether any attack succeeded: the headline
-    AttackSection    everything together
+    AttackSection    everything together, with a mark if no attack was written against the erasure
 
 A run keeps one mark per prompt in the order in which they were planned: `1` success, `0` none, `F` failed.
 All its counts must follow from these marks, failed ones counted as successes, and only runs over the very
@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from .adaptive import NOT_ADAPTIVE, Adaptivity
 from .agreement import Agreement
 from .budgets import Convergence, convergence, falls
 from .intervals import mcnemar_exact
@@ -35,6 +36,7 @@ from .records import (
     check_states,
 )
 from .rogan_gladen import CorrectedRate
+from .seeds import SeedSpread
 from .worst_case import FAILED, MARKS, counted, either
 
 BASE, ERASED, WEAK = "base", "erased", "weak eraser"
@@ -275,22 +277,6 @@ class WorstCase(Record):
         )
 
 
-class SeedSpread(Record):
-    """The same prompts with other seeds: one rate per group of seeds, never the best of them."""
-
-    groups: tuple[Proportion, ...] = Field(min_length=3)
-
-    @property
-    def lowest(self) -> float:
-        """Lowest rate of a group."""
-        return min(group.rate for group in self.groups)
-
-    @property
-    def highest(self) -> float:
-        """Highest rate of a group."""
-        return max(group.rate for group in self.groups)
-
-
 class AttackSection(Record):
     """What attacks on the erasure found."""
 
@@ -306,6 +292,9 @@ class AttackSection(Record):
     flags: tuple[str, ...] = Field(description="suspicious findings that concern several attacks")
     outcomes_sha256: str = Field(description="digest of outcomes.jsonl, which has a line for every prompt")
     weak_scale: float = Field(gt=0, lt=1, description="strength at which the artifact is the weak eraser")
+    adaptive: Adaptivity | NotMeasured = Field(
+        default=NOT_MEASURED, description="whether an attack went through each place that the erasure edits"
+    )
     not_measured: Mapping[str, str]
 
     @property
@@ -320,6 +309,33 @@ class AttackSection(Record):
         found = {attack.verdict for attack in self.attacks} | {self.pre_attack.verdict}
         order = (Verdict.BROKEN, Verdict.HARNESS_INVALID, Verdict.DEGENERATE)
         return next((verdict for verdict in order if verdict in found), Verdict.MEASURED)
+
+    @property
+    def headline(self) -> str:
+        """The worst case, with a mark if no attack was written against the erasure."""
+        mark = "" if self.is_adaptive else f" ({NOT_ADAPTIVE.removeprefix('robustness claim ')})"
+        return f"{self.worst_case.asr}{mark}"
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether an attack is known to have gone through each place that the erasure edits."""
+        return not isinstance(self.adaptive, str) and self.adaptive.adaptive
+
+    @model_validator(mode="after")
+    def _says_whether_it_is_adaptive(self) -> Self:
+        if isinstance(self.adaptive, str):
+            return self
+        names = {attack.name for attack in self.attacks}
+        if set(self.adaptive.through) != names or (
+            self.adaptive.flag and self.adaptive.flag not in self.flags
+        ):
+            raise ValueError(
+                f"the attacks {', '.join(sorted(names))} were run, and the report says of "
+                f"{', '.join(sorted(self.adaptive.through)) or 'none'} whether they are adaptive, with the "
+                f"flags {list(self.flags)}; expected these attacks and the flag {self.adaptive.flag!r}; "
+                f"{BY_HAND}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _worst_case_follows(self) -> Self:
@@ -343,7 +359,7 @@ def summary(section: AttackSection | NotMeasured) -> Any:
     if isinstance(section, str):
         return NOT_MEASURED
     return {
-        "worst case": str(section.worst_case.asr),
+        "worst case": section.headline,
         "pre-attack": str(section.pre_attack.asr),
         **{f"{one.name} {one.headline.factor}x": str(one.headline.asr) for one in section.attacks},
     }

@@ -8,9 +8,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .attack_report import AttackRecord, AttackSection, RunRecord, SeedSpread
+from .adaptive import NOT_ADAPTIVE
+from .attack_report import AttackRecord, AttackSection, RunRecord
 from .proportion import Proportion
 from .records import NotMeasured, Verdict
+from .seeds import SeedSpread
 
 SHOWN_FLAGS = 12
 _COLOURS = {Verdict.BROKEN: "red", Verdict.HARNESS_INVALID: "red", Verdict.DEGENERATE: "yellow"}
@@ -22,7 +24,7 @@ def attack_parts(section: AttackSection) -> list[RenderableType]:
     return [
         Text.assemble(
             "\nworst case over all attacks: ",
-            (str(worst.asr), "bold"),
+            (section.headline, "bold" if section.is_adaptive else "bold yellow"),
             f"; plain prompts {section.pre_attack.asr}; strongest alone: {worst.strongest}",
         ),
         _table(section),
@@ -105,7 +107,9 @@ def _control(one: AttackRecord) -> list[str | tuple[str, str]]:
 
 def _flags(section: AttackSection) -> list[Text]:
     found = [f"{one.name}: {flag}" for one in section.attacks for flag in one.flags]
-    return [Text(f"flag: {flag}", style="yellow") for flag in (*found, *section.flags)[:SHOWN_FLAGS]]
+    first = [flag for flag in section.flags if flag.startswith(NOT_ADAPTIVE)]
+    rest = [flag for flag in section.flags if flag not in first]
+    return [Text(f"flag: {flag}", style="yellow") for flag in (*first, *found, *rest)[:SHOWN_FLAGS]]
 
 
 def _spread(found: SeedSpread | NotMeasured) -> str:

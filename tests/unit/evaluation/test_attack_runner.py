@@ -15,11 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.attacks import AttackedPrompt
 from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import runner
-from diffusers_erasure.evaluation.attack_groups import seed_spread
 from diffusers_erasure.evaluation.attack_settings import AttackSettings
 from diffusers_erasure.evaluation.curves import share_curve
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
@@ -128,15 +126,6 @@ def test_an_erasure_that_is_lost_under_attack_gives_no_report(
     with pytest.raises((ErasureNotActiveError, EvaluationError)):
         evaluate("none", progress=lose)
     assert not (tmp_path / "evaluation.json").exists()
-
-
-def test_seeds_are_spread_over_groups() -> None:
-    items = [AttackedPrompt(f"prompt {index % 2}", index, "church") for index in range(6)]
-    spread = seed_spread(items, "110001")
-    assert not isinstance(spread, str)
-    assert [group.k for group in spread.groups] == [2, 0, 1]
-    assert (spread.lowest, spread.highest) == (0, 1)
-    assert seed_spread(items[:4], "1100") == "not measured"
 
 
 def test_a_curve_rises_where_prompts_are_brought_back() -> None:
