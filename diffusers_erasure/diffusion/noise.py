@@ -74,7 +74,7 @@ class NoisePredictor:
     """A UNet as a function from noisy latents, timesteps and text states to noise.
 
     Weights are neither frozen nor cast here: whoever optimises something else should keep gradients off them
-    (`only_trainable`), which halves the cost of a backward pass.
+    (`frozen`), which halves the cost of a backward pass.
 
     Attributes:
         unet: The network.
