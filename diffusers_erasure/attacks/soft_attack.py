@@ -16,6 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from diffusers_erasure.diffusion.components import latent_shape
 from diffusers_erasure.diffusion.noise import guide
 from diffusers_erasure.diffusion.sampling import SamplingPath
 from diffusers_erasure.diffusion.schedule import ddim_step
@@ -149,7 +150,8 @@ def _attack(
     started = time.monotonic()
     items = [item for item, _ in begun]
     generators = [item.generator(config.seed, "soft_prompt") for item in items]
-    noise = torch.stack([torch.randn(_latent_size(target), generator=one) for one in generators])
+    shape = latent_shape(target.components.unet)
+    noise = torch.stack([torch.randn(shape, generator=one) for one in generators])
     states = base.encode([item.prompt if item.target is None else item.target for item in items])
     teaching = teach(
         states, base, noise, steps=config.sampling_steps, guidance_scale=config.sampling_guidance
@@ -196,14 +198,6 @@ def _attack(
             picture=picture,
             details={"base_queries": 2 * config.sampling_steps},
         )
-
-
-def _latent_size(target: AttackTarget) -> tuple[int, int, int]:
-    """Channels, height and width of the latents that the UNet was made for."""
-    unet = target.components.unet.config
-    size = unet.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(unet.in_channels), int(height), int(width)
 
 
 def _judge(

@@ -17,7 +17,7 @@ identity          what a stored bank was made from
 from .bank import BankDraw, BankProgress, TrajectoryBank
 from .bank_files import Storage
 from .bank_settings import BankMode, BankSettings
-from .components import DiffusionComponents, evaluating
+from .components import DiffusionComponents, evaluating, latent_shape
 from .cross_attention import TextProjection, text_projections
 from .noise import NoisePredictor, PredictionType, add_noise, guide, noise_from_output
 from .parameters import (
@@ -67,6 +67,7 @@ __all__ = [
     "evaluating",
     "frozen",
     "guide",
+    "latent_shape",
     "noise_from_output",
     "only_trainable",
     "ordinary_tokens",

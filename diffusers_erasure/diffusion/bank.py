@@ -33,13 +33,12 @@ from .bank_files import (
     PairTable,
     Storage,
     finish,
-    joined,
     open_table,
     part_is_there,
     write_part,
 )
 from .bank_settings import BankSettings, batches_of, kept_positions, refuse_unfitting, source_of
-from .components import DiffusionComponents
+from .components import DiffusionComponents, latent_shape
 from .identity import origins, seed_from, text_digest
 from .noise import NoisePredictor
 from .trajectories import Pairs, TrajectorySource
@@ -263,10 +262,10 @@ class TrajectoryBank:
         taken = []
         for prompt in chosen.tolist():
             pairs = self._unused[prompt]
-            taken.append(_rows(pairs, slice(0, 1)))
-            self._unused[prompt] = _rows(pairs, slice(1, None))
+            taken.append(pairs.rows(slice(0, 1)))
+            self._unused[prompt] = pairs.rows(slice(1, None))
         self._unused = {prompt: pairs for prompt, pairs in self._unused.items() if len(pairs.latents)}
-        return joined(taken)
+        return Pairs.joined(taken)
 
     def _refill(self, wanted: Mapping[int, int], generator: torch.Generator) -> None:
         """Sample trajectories, all as one batch, for every prompt with fewer unused pairs than wanted."""
@@ -282,8 +281,8 @@ class TrajectoryBank:
         owners = torch.tensor(missing).repeat_interleave(kept)
         for prompt in sorted(set(missing)):
             own = (owners == prompt).nonzero().flatten()
-            mixed = _rows(pairs, own[torch.randperm(len(own), generator=generator)])
-            self._unused[prompt] = joined([*_some(self._unused.get(prompt)), mixed])
+            mixed = pairs.rows(own[torch.randperm(len(own), generator=generator)])
+            self._unused[prompt] = Pairs.joined([*_some(self._unused.get(prompt)), mixed])
 
     def _sample(self, chosen: Tensor, generator: torch.Generator, *, kept: int) -> Pairs:
         """Trajectories with everything random from one generator."""
@@ -310,7 +309,7 @@ class TrajectoryBank:
             if progress is not None:
                 progress(jobs.stop, total)
         if folder is None:
-            return MemoryTable(joined(parts))
+            return MemoryTable(Pairs.joined(parts))
         finish(folder, len(sizes), self._origins, self.settings.content())
         return open_table(folder, self._origins, storage)
 
@@ -334,14 +333,8 @@ class TrajectoryBank:
     @property
     def _shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents."""
-        config = self.source.predictor.unet.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(config.in_channels), self.settings.height or int(height), self.settings.width or int(width)
-
-
-def _rows(pairs: Pairs, which: slice | Tensor) -> Pairs:
-    return Pairs.from_tensors({name: tensor[which] for name, tensor in pairs.tensors().items()})
+        channels, height, width = latent_shape(self.source.predictor.unet)
+        return channels, self.settings.height or height, self.settings.width or width
 
 
 def _some(pairs: Pairs | None) -> list[Pairs]:

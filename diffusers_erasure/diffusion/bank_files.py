@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -53,7 +53,7 @@ class MemoryTable:
 
     def rows(self, indices: Tensor) -> Pairs:
         """These rows, in this order."""
-        return Pairs.from_tensors({name: tensor[indices] for name, tensor in self.pairs.tensors().items()})
+        return self.pairs.rows(indices)
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,7 @@ def open_table(folder: Path, origins: Mapping[str, str], storage: Storage) -> Pa
     sizes = tuple(len(part.latents) for part in read)
     if storage == "disk":
         return DiskTable(folder, sizes)
-    return MemoryTable(joined(read))
-
-
-def joined(parts: Sequence[Pairs]) -> Pairs:
-    """Pairs one after the other."""
-    return Pairs.from_tensors(
-        {name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()}
-    )
+    return MemoryTable(Pairs.joined(read))
 
 
 def _read_list(folder: Path) -> dict[str, Any]:

@@ -67,6 +67,13 @@ class DiffusionComponents:
         return torch.device("cpu") if device.type == "meta" else device
 
 
+def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
+    """Channels, height and width of the latents that a UNet was trained on."""
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(unet.config.in_channels), int(height), int(width)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Run a module without dropout and gradients, and leave its training flags as they were."""

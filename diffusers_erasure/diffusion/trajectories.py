@@ -8,7 +8,7 @@ of the guidance, are the targets, and cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,18 @@ class Pairs:
         return cls(
             tensors["latents"], tensors["timesteps"], tensors["conditional"], tensors.get("unconditional")
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Pairs one after the other; at least one part, all with the same tensors."""
+        columns = [part.tensors() for part in parts]
+        return cls.from_tensors(
+            {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+        )
+
+    def rows(self, which: slice | Tensor) -> Pairs:
+        """Some of the rows, in this order."""
+        return Pairs.from_tensors({name: tensor[which] for name, tensor in self.tensors().items()})
 
     def stored(self, dtype: torch.dtype) -> Pairs:
         """In main memory, with floating point values in this dtype."""
@@ -130,10 +142,7 @@ class TrajectorySource:
                 *(tensor.split(batch_size) for tensor in (prompts, noise, positions, timesteps)), strict=True
             )
         ]
-        names = chunks[0].tensors()
-        return Pairs.from_tensors(
-            {name: torch.cat([chunk.tensors()[name] for chunk in chunks]) for name in names}
-        ).check("a sampled trajectory")
+        return Pairs.joined(chunks).check("a sampled trajectory")
 
     def _run(self, prompts: Tensor, noise: Tensor, positions: Tensor, timesteps: Tensor) -> Pairs:
         sampler = self.predictor if self.sampler is None else self.sampler
@@ -189,9 +198,9 @@ class TrajectorySource:
     ) -> tuple[Tensor, Tensor | None]:
         """Both predictions, or the conditional one alone where neither guidance nor target need the other."""
         times = torch.as_tensor(timestep, device=run.latents.device)
-        shared = self.guidance_scale != 1 and not target
+        guided = self.guidance_scale != 1 and not target
         latents, states = run.latents[rows], run.states[rows]
-        if self.with_unconditional or shared:
+        if self.with_unconditional or guided:
             conditional, without = model.both(latents, times, states, self.unconditional)
             return conditional.to(latents.device), without.to(latents.device)
         return model(latents, times, states).to(latents.device), None

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor
+from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, latent_shape
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress, TrajectoryBank
 from diffusers_erasure.diffusion.bank_settings import BankSettings
 
@@ -81,7 +80,7 @@ class TeacherLatents:
             ]
         )
         chosen = torch.tensor(list(prompts))
-        noise = draws.normal(*_latent_shape(source.predictor.unet))
+        noise = draws.normal(*latent_shape(source.predictor.unet))
         pairs = source.sample(
             chosen,
             noise,
@@ -101,14 +100,6 @@ def _joined(rows: Sequence[BankDraw]) -> BankDraw:
         torch.cat([row.target_unconditional for row in rows if row.target_unconditional is not None]),
         torch.cat([row.prompt_index for row in rows]),
     )
-
-
-def _latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
-    """Channels, height and width of what a UNet denoises."""
-    config = unet.config
-    size = config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(config.in_channels), int(height), int(width)
 
 
 def unconditional_of(draw: BankDraw) -> Tensor:
