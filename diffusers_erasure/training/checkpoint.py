@@ -14,7 +14,6 @@ there is no state of a generator to keep.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import secrets
@@ -34,8 +33,6 @@ from diffusers_erasure.artifacts.jsontext import parse_json
 from diffusers_erasure.artifacts.manifest import canonical_json
 from diffusers_erasure.artifacts.store import exchange
 from diffusers_erasure.errors import ArtifactFormatError, TrainingError
-
-logger = logging.getLogger(__name__)
 
 LATEST = "latest"
 STATE_NAME = "state.json"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from diffusers_erasure.artifacts.copying import edited_copy
 from diffusers_erasure.artifacts.edits import DeltaEdit
-from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.artifacts.tensors import canonical_name
 from diffusers_erasure.diffusion import Component, DiffusionComponents, component_of, trainable_parameters
 
@@ -32,14 +31,12 @@ class Student:
         module: The copy.
         parameters: What is trained, by canonical name.
         teacher: The same weights of the original.
-        base_fingerprint: Of the original, so that a checkpoint knows where it comes from.
     """
 
     component: Component
     module: Any
     parameters: Mapping[str, nn.Parameter]
     teacher: Mapping[str, Tensor]
-    base_fingerprint: str
 
     @classmethod
     def of(
@@ -66,7 +63,7 @@ class Student:
             parameter.requires_grad_(True)
         _prepare(module, component, gradient_checkpointing=gradient_checkpointing)
         named = {canonical_name(name): parameter for name, parameter in chosen.items()}
-        return cls(component, module, named, teacher, fingerprint(base))
+        return cls(component, module, named, teacher)
 
     def edit(self, stored: StoredType = "float32") -> DeltaEdit:
         """What training changed, as an artifact stores it: tensors that did not change are left out.
