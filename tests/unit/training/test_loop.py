@@ -190,11 +190,12 @@ class Broken(ToyTask):
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_reaches_the_weights(factor: float) -> None:
-    task = Broken(factor)
+    task, healthy = Broken(factor), Broken(1.0)
     with pytest.raises(TrainingError, match=r"loss of step 4 is not finite.*expected a number; lower"):
         train(task=task)
-    assert torch.isfinite(weights(task)).all()
-    assert torch.equal(weights(task), weights(train(max_train_steps=3, lr_scheduler="constant")[0])) is False
+    before: list[Tensor] = []
+    train(None, AtStep(3, lambda: before.append(weights(healthy))), task=healthy)
+    assert torch.equal(weights(task), before[0]), "step 4 changed the weights"
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
