@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,22 +21,9 @@ from diffusers_erasure.training.closed_form import (
     solve,
     solve_low_rank,
 )
+from tests.reference.uce import edited_weight
 
 WIDTH = 12
-
-
-def _reference() -> Callable[..., Tensor]:
-    path = Path(__file__).resolve().parents[2] / "reference" / "uce.py"
-    spec = importlib.util.spec_from_file_location("reference_uce", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    edited: Callable[..., Tensor] = module.edited_weight
-    return edited
-
-
-edited_weight = _reference()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
