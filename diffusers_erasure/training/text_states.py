@@ -17,7 +17,7 @@ from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import PromptPair
 
 from .closed_form import PriorStatistics
-from .token_positions import Alignment, TokenPositions, align, needs_padding
+from .token_positions import PositionPairs, TokenPositions, align, needs_padding
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class AlignedPair:
 
     source: TokenizedPrompt
     target: TokenizedPrompt
-    positions: Alignment
+    positions: PositionPairs
     weight: int
 
 
@@ -62,7 +62,7 @@ def align_pairs(
     """
     limit = components.max_tokens
     too_long: ConfigError | None = None
-    found: dict[tuple[tuple[int, ...], tuple[int, ...], Alignment], AlignedPair] = {}
+    found: dict[tuple[tuple[int, ...], tuple[int, ...], PositionPairs], AlignedPair] = {}
     for pair in pairs:
         try:
             source = tokenize(components.tokenizer, pair.source, word=pair.source_word, max_tokens=limit)

@@ -20,7 +20,8 @@ from typing import Literal
 from diffusers_erasure.diffusion import TokenizedPrompt
 
 TokenPositions = Literal["concept-last-token", "concept-tokens", "eot", "eot+padding", "all"]
-Alignment = tuple[tuple[int, int], ...]
+PositionPairs = tuple[tuple[int, int], ...]
+"""Positions of the source, each with its position of the target."""
 
 
 def needs_padding(policy: TokenPositions) -> bool:
@@ -28,7 +29,9 @@ def needs_padding(policy: TokenPositions) -> bool:
     return policy in ("eot+padding", "all")
 
 
-def align(source: TokenizedPrompt, target: TokenizedPrompt, policy: TokenPositions, length: int) -> Alignment:
+def align(
+    source: TokenizedPrompt, target: TokenizedPrompt, policy: TokenPositions, length: int
+) -> PositionPairs:
     """Pairs of positions, of `source` and of `target`.
 
     Args:
