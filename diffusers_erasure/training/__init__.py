@@ -11,14 +11,17 @@ uce               unified concept editing
 
 Training by gradients:
 settings          the loop's flags, and presets
-loop              the one place that steps an optimizer: processes, resuming, stopping, trackers
+loop              the one place that steps an optimizer: processes, resuming
+optimizer         Adam over named parameters, its state as plain tensors; schedules are its learning rates
 draws             randomness by address: the same for every split of a batch, and after resuming
-checkpoint        complete or not there, without pickle, bound to their run
-callbacks         progress, sample grids, measurements, the stop on divergence
+checkpoint        complete or not there, without pickle, bound to their run (agreement: to which)
+stopping          SIGTERM and SIGINT let a step finish
+trackers          where the numbers of a run go
+callbacks         progress, sample grids, measurements, the stop on divergence (validation: pictures of a run)
 losses            the papers' losses as pure functions
 student           the trainable copy of a component
 latents           noisy latents with what the frozen model says there
-esd               erasing by negative guidance
+esd               erasing by negative guidance (esd_settings, esd_task)
 """
 
 from .callbacks import Callback, Measure, ReportProgress, SampleGrid, StepReport, StopOnDivergence

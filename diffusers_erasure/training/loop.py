@@ -36,6 +36,7 @@ from .agreement import agreed_facts
 from .callbacks import Callback, StepReport, StopOnDivergence
 from .checkpoint import Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
 from .draws import StepDraws, derived_seed
+from .losses import TOTAL
 from .optimizer import Optimizer
 from .settings import TrainingSettings
 from .stopping import TrainingStopped, stop_signals
@@ -251,7 +252,7 @@ class _Run:
             torch.manual_seed(derived_seed(settings.seed, self.done, "dropout", first))
             with here.autocast():
                 losses = self.task.losses(draws)
-            here.backward(losses["loss"])
+            here.backward(losses[TOTAL])
             for name, value in losses.items():
                 share = value.detach().float() / settings.gradient_accumulation_steps
                 means[name] = means[name] + share if name in means else share

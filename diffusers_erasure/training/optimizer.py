@@ -65,7 +65,7 @@ class Optimizer:
             Learning rate and norm of the gradient before clipping.
 
         Raises:
-            TrainingError: The gradient is not finite, and no loss scale is there to be lowered.
+            TrainingError: There is no gradient, or it is not finite and no loss scale is there to be lowered.
         """
         rate = self.rate.at(index)
         for group in self.inner.param_groups:

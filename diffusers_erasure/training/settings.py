@@ -38,9 +38,7 @@ class TrainingSettings(RunSettings):
         False, "compute activations again in the backward pass: less memory, more time", recorded=False
     )
     learning_rate: float = setting(1e-5, "step size of the optimizer", gt=0)
-    scale_lr: bool = setting(
-        False, "multiply learning_rate by processes, batch size and accumulation steps", recorded=True
-    )
+    scale_lr: bool = setting(False, "multiply learning_rate by processes, batch size and accumulation steps")
     lr_scheduler: ScheduleName = setting("constant", "how the learning rate goes over the steps")
     lr_warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", ge=0)
     lr_num_cycles: int = setting(1, "restarts of cosine_with_restarts", ge=1)

@@ -25,7 +25,6 @@ from typing import Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from pydantic import Field
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.canary import choose_prompts
@@ -80,12 +79,7 @@ class UCEConfig(TrainingConfig):
     lamb: float = setting(
         0.0, "the same in absolute terms", symbol="λ", source="0.5 in the released code", ge=0
     )
-    batch_size: int = Field(
-        default=64,
-        ge=1,
-        description="prompts that are encoded at once",
-        json_schema_extra={"recorded": False},
-    )
+    batch_size: int = setting(64, "prompts that are encoded at once", recorded=False, ge=1)
 
     @property
     def penalties(self) -> Penalties:
