@@ -20,6 +20,7 @@ from torch import Tensor
 from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, latent_shape
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress, TrajectoryBank
 from diffusers_erasure.diffusion.bank_settings import BankSettings
+from diffusers_erasure.errors import ConfigError
 
 from .draws import StepDraws
 
@@ -97,13 +98,20 @@ def _joined(rows: Sequence[BankDraw]) -> BankDraw:
         torch.cat([row.latents for row in rows]),
         torch.cat([row.timesteps for row in rows]),
         torch.cat([row.target_conditional for row in rows]),
-        torch.cat([row.target_unconditional for row in rows if row.target_unconditional is not None]),
+        torch.cat([unconditional_of(row) for row in rows]),
         torch.cat([row.prompt_index for row in rows]),
     )
 
 
 def unconditional_of(draw: BankDraw) -> Tensor:
-    """The teacher's prediction for the unconditional prompt, which every source here is asked to keep."""
+    """The teacher's prediction for the unconditional prompt.
+
+    Raises:
+        ConfigError: The bank keeps none.
+    """
     if draw.target_unconditional is None:
-        raise ValueError("the bank was built without unconditional targets")
+        raise ConfigError(
+            "the bank keeps no predictions for the unconditional prompt; this method's target needs them; "
+            "build the bank with unconditional=True"
+        )
     return draw.target_unconditional
