@@ -47,7 +47,10 @@ def config(**values: object) -> ESDConfig:
 def task_of(pipe: StableDiffusionPipeline, **values: object) -> ESDTask:
     chosen = config(**values)
     components = DiffusionComponents.from_pipeline(pipe)
-    return ESDTask(components, Student.of(components, chosen.train_method), ["dog", "owl"], chosen)
+    student = Student.of(
+        components, chosen.train_method, gradient_checkpointing=chosen.gradient_checkpointing
+    )
+    return ESDTask(components, student, ["dog", "owl"], chosen)
 
 
 @settings(max_examples=50, deadline=None)
@@ -223,7 +226,7 @@ def test_another_base_model_is_refused_on_resuming(
         train_esd(make_tiny_pipe(seed=1), config(**place, resume_from_checkpoint="latest"), base=BASE)
 
 
-def test_gradient_checkpointing_changes_memory_not_gradients(tiny_pipe: StableDiffusionPipeline) -> None:
+def test_gradient_checkpointing_changes_no_gradient(tiny_pipe: StableDiffusionPipeline) -> None:
     for method in ("esd-x", "text_encoder_full"):
         plain = train_esd(tiny_pipe, config(train_method=method, max_train_steps=1), base=BASE)
         spared = train_esd(
@@ -232,6 +235,25 @@ def test_gradient_checkpointing_changes_memory_not_gradients(tiny_pipe: StableDi
         (component,) = plain.edits
         for name, value in plain.edits[component].tensors.items():
             torch.testing.assert_close(spared.edits[component].tensors[name], value, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["esd-x", "text_encoder_full"])
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass(
+    tiny_pipe: StableDiffusionPipeline, method: str
+) -> None:
+    sizes = []
+    for spared in (False, True):
+        task = task_of(tiny_pipe, train_method=method, latents_from="frozen", gradient_checkpointing=spared)
+        kept: list[int] = []
+
+        def keep(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            task.losses(StepDraws.at(0, 0, batch=4))
+        sizes.append(sum(kept))
+    assert sizes[1] < sizes[0]
 
 
 def test_pictures_are_drawn_during_training(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
