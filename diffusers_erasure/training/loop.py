@@ -30,11 +30,11 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 from accelerate.utils import ProjectConfiguration  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from diffusers_erasure.errors import TrainingError
+from diffusers_erasure.errors import ConfigError, TrainingError
 
 from .agreement import agreed_facts
 from .callbacks import Callback, StepReport, StopOnDivergence
-from .checkpoint import Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
+from .checkpoint import LATEST, Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
 from .draws import StepDraws, derived_seed
 from .losses import TOTAL
 from .optimizer import Optimizer
@@ -170,6 +170,11 @@ class _Run:
     def resume(self) -> None:
         """Take up the checkpoint that the settings name, or make sure that none is in the way."""
         wanted = self.settings.resume_from_checkpoint
+        if wanted == LATEST and self.folder is None:
+            raise ConfigError(
+                f"resume_from_checkpoint is {LATEST!r}, but the run has no output_dir to look in; expected "
+                f"both or neither; give output_dir, or the folder of a checkpoint"
+            )
         folder = self.folder or CheckpointFolder(Path())
         path = folder.find(wanted) if wanted else None
         if path is None:

@@ -264,6 +264,17 @@ def test_latest_without_a_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.
     assert "begins anew" in caplog.text
 
 
+def test_latest_means_the_runs_own_folder_and_not_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "run", lr_scheduler="constant", max_train_steps=5)
+    monkeypatch.chdir(tmp_path / "run-training")
+    with pytest.raises(ConfigError, match="'latest', but the run has no output_dir"):
+        train(None, lr_scheduler="constant", resume_from_checkpoint="latest")
+    _, outcome = train(None, lr_scheduler="constant", resume_from_checkpoint="checkpoint-5")
+    assert outcome.resumed_at == 5
+
+
 def test_a_run_without_a_folder_leaves_nothing_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
