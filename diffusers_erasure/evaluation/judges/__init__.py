@@ -5,10 +5,11 @@ there is one, and a second concept judge of another architecture for agreement. 
 the entry-point group `diffusers_erasure.judges`, whose entries name modules that register on import.
 
 A *question* is one judge with the labels that count: the function from pictures to yes and no that attacks
-and confusion matrices need.
+and confusion matrices need. A judge with a method `features` also lends what it sees to
+distances between pictures.
 """
 
-from .base import Judge, Verdicts, check_pictures, find_labels, to_unit_range
+from .base import Judge, SeesFeatures, Verdicts, check_pictures, find_labels, to_unit_range
 from .registry import (
     ENTRY_POINT_GROUP,
     JudgeSpec,
@@ -31,6 +32,7 @@ __all__ = [
     "JudgeSpec",
     "Panel",
     "Question",
+    "SeesFeatures",
     "Verdicts",
     "check_pictures",
     "find_labels",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -98,6 +98,14 @@ def _find_label(word: str, known: Sequence[str]) -> str:
 
 def _plain(label: str) -> str:
     return " ".join(label.replace("_", " ").split()).casefold()
+
+
+@runtime_checkable
+class SeesFeatures(Protocol):
+    """What a judge may offer besides its answers: sets of pictures are then compared by what it sees."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features `(pictures, width)` of pictures `(pictures, 3, height, width)` uint8."""
 
 
 class Judge(Protocol):

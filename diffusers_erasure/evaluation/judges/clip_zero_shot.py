@@ -74,6 +74,22 @@ class ClipJudge:
         logits = torch.cat(parts).float().cpu() if parts else torch.zeros((0, len(self.labels)))
         return Verdicts(self.labels, logits.softmax(dim=-1), self.threshold)
 
+    def features(self, images: Tensor) -> Tensor:
+        """CLIP's embeddings of pictures `(pictures, 3, height, width)` uint8: `(pictures, width)`."""
+        return clip_features(self._checkpoint, images)
+
+
+def clip_features(checkpoint: Checkpoint, images: Tensor) -> Tensor:
+    """CLIP's picture embeddings, `(pictures, width)`, as they are compared with those of words.
+
+    Args:
+        checkpoint: A CLIP model.
+        images: `(pictures, 3, height, width)`, uint8.
+    """
+    seen = checkpoint.model.vision_model(pixel_values=checkpoint.pixels(images)).pooler_output
+    projected: Tensor = checkpoint.model.visual_projection(seen)
+    return projected
+
 
 def load_clip(location: str, *, revision: str | None = None, device: str = "cpu") -> Checkpoint:
     """Load a CLIP model from a folder or a Hub id.

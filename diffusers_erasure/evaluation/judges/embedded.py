@@ -37,6 +37,9 @@ class Network(Protocol):
     def probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities of pictures in [0, 1]."""
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer sees of pictures in [0, 1]."""
+
 
 class EmbeddedJudge:
     """One embedded judge network behind the `Judge` protocol.
@@ -72,6 +75,10 @@ class EmbeddedJudge:
             ]
         probabilities = torch.cat(parts) if parts else torch.zeros((0, len(self.labels)))
         return Verdicts(self.labels, probabilities, self.threshold)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What its last layer sees of pictures `(pictures, 3, height, width)` uint8: `(pictures, width)`."""
+        return self._network.features(images.to(self._device).float() / 255)
 
 
 def _load(which: Literal["concept", "concept-2", "style"], device: str) -> Judge:

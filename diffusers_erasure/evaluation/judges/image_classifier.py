@@ -59,6 +59,22 @@ class ImageClassifierJudge:
         probabilities = torch.cat(parts).cpu() if parts else torch.zeros((0, len(self.labels)))
         return Verdicts(self.labels, probabilities, self.threshold, top=self.top)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Its last hidden states of pictures `(pictures, 3, height, width)` uint8: `(pictures, width)`."""
+        return classifier_features(self._checkpoint, images)
+
+
+def classifier_features(checkpoint: Checkpoint, images: Tensor) -> Tensor:
+    """The last hidden states of an image classifier, averaged over places: `(pictures, width)`.
+
+    Args:
+        checkpoint: The classifier.
+        images: `(pictures, 3, height, width)`, uint8.
+    """
+    answer = checkpoint.model(pixel_values=checkpoint.pixels(images), output_hidden_states=True)
+    last: Tensor = answer.hidden_states[-1]
+    return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
+
 
 def _labels(config: Any, name: str) -> tuple[str, ...]:
     table = {int(index): str(label) for index, label in config.id2label.items()}

@@ -12,7 +12,14 @@ Each figure stands beside the number of pictures that it was computed from.
 
 from .asr import attack_success, success_curve
 from .clip_score import ClipScorer, clip_score
-from .extractors import Extractor, classifier_extractor, clip_extractor, embedded_extractor
+from .extractors import (
+    Extractor,
+    classifier_extractor,
+    clip_extractor,
+    embedded_extractor,
+    judge_extractor,
+    load_extractor,
+)
 from .fid import Distance, fid, image_distance, kid
 from .lpips import Perceptual, embedded_perceptual, lpips
 from .retention import Retention
@@ -31,7 +38,9 @@ __all__ = [
     "embedded_perceptual",
     "fid",
     "image_distance",
+    "judge_extractor",
     "kid",
+    "load_extractor",
     "lpips",
     "success_curve",
 ]

@@ -2,7 +2,7 @@
 
 A distance is only comparable with another by the same extractor, so each has a name and the digest of its
 weights. FID as published means Inception's features, which are of use for photographs; whoever has them gives
-them as an extractor of their own. The embedded pipeline's pictures are compared by its concept judge's.
+them as an extractor of their own. Unless one is given, pictures are compared by what the concept judge sees.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from diffusers_erasure.embedded.judges import JudgeName, judge_file, load_judge
-from diffusers_erasure.errors import EvaluationError
-from diffusers_erasure.evaluation.judges import check_pictures
+from diffusers_erasure.errors import ConfigError, EvaluationError
+from diffusers_erasure.evaluation.judges import Judge, SeesFeatures, check_pictures, parse_judge
 from diffusers_erasure.evaluation.judges.checkpoint import load_checkpoint
+from diffusers_erasure.evaluation.judges.clip_zero_shot import clip_features
+from diffusers_erasure.evaluation.judges.image_classifier import classifier_features
 
 BATCH_SIZE = 64
 
@@ -71,14 +74,7 @@ def clip_extractor(location: str, *, revision: str | None = None, device: str = 
     from transformers import CLIPModel
 
     checkpoint = load_checkpoint(CLIPModel, location, revision=revision, device=device)
-
-    def features(images: Tensor) -> Tensor:
-        model = checkpoint.model
-        seen = model.vision_model(pixel_values=checkpoint.pixels(images)).pooler_output
-        projected: Tensor = model.visual_projection(seen)
-        return projected
-
-    return Extractor(f"clip:{location}", checkpoint.sha256, features)
+    return Extractor(f"clip:{location}", checkpoint.sha256, partial(clip_features, checkpoint))
 
 
 def classifier_extractor(location: str, *, revision: str | None = None, device: str = "cpu") -> Extractor:
@@ -86,10 +82,38 @@ def classifier_extractor(location: str, *, revision: str | None = None, device: 
     from transformers import AutoModelForImageClassification
 
     checkpoint = load_checkpoint(AutoModelForImageClassification, location, revision=revision, device=device)
+    name = f"image-classifier:{location}"
+    return Extractor(name, checkpoint.sha256, partial(classifier_features, checkpoint))
 
-    def features(images: Tensor) -> Tensor:
-        answer = checkpoint.model(pixel_values=checkpoint.pixels(images), output_hidden_states=True)
-        last: Tensor = answer.hidden_states[-1]
-        return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
 
-    return Extractor(f"image-classifier:{location}", checkpoint.sha256, features)
+def judge_extractor(judge: Judge) -> Extractor | None:
+    """What a judge sees just before it answers; None if it does not offer that."""
+    if not isinstance(judge, SeesFeatures):
+        return None
+    return Extractor(judge.name, judge.sha256, judge.features)
+
+
+def load_extractor(text: str, *, device: str = "cpu") -> Extractor:
+    """An extractor that was asked for in one word: `embedded`, `clip:location`, `image-classifier:location`.
+
+    Args:
+        text: The kind, and the folder or Hub id of its weights, as `--judge` takes them; labels have no
+            meaning here.
+        device: Where the network is to be.
+
+    Raises:
+        ConfigError: There is no such kind, or it was given what it cannot use.
+        EvaluationError: The model cannot be loaded whole.
+    """
+    request = parse_judge(text)
+    if request.family == "embedded":
+        request.check(location=False)
+        return embedded_extractor(device=device)
+    kinds = {"clip": clip_extractor, "image-classifier": classifier_extractor}
+    if request.family not in kinds:
+        raise ConfigError(
+            f"there is no extractor of features named {request.family!r}; expected embedded, "
+            f"{', '.join(f'{kind}:FOLDER_OR_ID' for kind in kinds)}; name one of them"
+        )
+    request.check(location=True)
+    return kinds[request.family](request.location, revision=request.revision, device=device)

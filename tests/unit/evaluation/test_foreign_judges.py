@@ -14,7 +14,13 @@ from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.judges import load_panel, load_question
 from diffusers_erasure.evaluation.judges.clip_zero_shot import ClipJudge, load_clip
 from diffusers_erasure.evaluation.judges.image_classifier import load_image_classifier
-from diffusers_erasure.evaluation.metrics import ClipScorer, classifier_extractor, clip_extractor
+from diffusers_erasure.evaluation.metrics import (
+    ClipScorer,
+    classifier_extractor,
+    clip_extractor,
+    judge_extractor,
+    load_extractor,
+)
 from tests.reference import image_distances as reference
 
 LABELS = ("church, church building", "garbage truck", "tench", "parachute")
@@ -230,6 +236,15 @@ def test_classifier_features_are_pooled(classifier_folder: Path) -> None:
     extractor = classifier_extractor(str(classifier_folder))
     assert extractor(PICTURES).shape == (5, 16)
     assert extractor.sha256 == load_image_classifier(str(classifier_folder)).sha256
+
+
+def test_judges_lend_the_features_of_their_extractors(clip_folder: Path, classifier_folder: Path) -> None:
+    kinds = {f"clip:{clip_folder}": "#dog", f"image-classifier:{classifier_folder}": ""}
+    for name, labels in kinds.items():
+        lent, asked = judge_extractor(load_panel(f"{name}{labels}").concept), load_extractor(name)
+        assert lent is not None
+        assert (lent.name, lent.sha256) == (asked.name, asked.sha256)
+        assert torch.allclose(lent(PICTURES), asked(PICTURES), atol=1e-6)
 
 
 def test_the_clip_score_of_pictures(clip_folder: Path) -> None:
