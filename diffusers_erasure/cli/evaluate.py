@@ -21,6 +21,7 @@ from .drawing import choose_sampling, progress_display
 if TYPE_CHECKING:
     from diffusers_erasure.evaluation.attack_settings import AttackSettings
     from diffusers_erasure.evaluation.generate import Sampling
+    from diffusers_erasure.evaluation.metrics import Extractor
     from diffusers_erasure.evaluation.report import EvaluationReport
     from diffusers_erasure.evaluation.runner import Evaluation
 
@@ -42,6 +43,8 @@ class EvaluateArguments:
     """Base model; the one that the artifact names unless given."""
     judge: str = "embedded"
     """Family of the judges."""
+    features: str = ""
+    """What compares the pictures with the base's: clip:FOLDER_OR_ID and the like; the judge unless given."""
     first_seed: int = 900_000_000
     """Seeds of the pictures start here."""
     num_inference_steps: int | None = None
@@ -100,6 +103,7 @@ def _evaluate(arguments: EvaluateArguments) -> int:
                 sampling=_sampling(arguments, artifact.manifest.base.id),
                 batch_size=arguments.batch_size,
                 attacks=attacks,
+                extractor=_extractor(arguments),
             ),
             device=arguments.device,
             cache_dir=arguments.cache_dir,
@@ -130,6 +134,13 @@ def _attacks(arguments: EvaluateArguments) -> AttackSettings | None:
     return settings
 
 
+def _extractor(arguments: EvaluateArguments) -> Extractor | None:
+    """What was asked for to compare pictures with; None leaves it to the judge."""
+    from diffusers_erasure.evaluation.metrics import load_extractor
+
+    return load_extractor(arguments.features, device=arguments.device) if arguments.features else None
+
+
 def _written(found: Evaluation) -> list[Path]:
     """The files of this evaluation, the pictures last."""
     from diffusers_erasure.evaluation.curves import plot_available
@@ -158,9 +169,20 @@ def attach_evaluation(artifact: Path, results: Path, report: EvaluationReport) -
     summary: dict[str, Any] = {
         "verdict": report.verdict.value,
         "attacks": attack_summary(report.attacks),
+        "fidelity": _fidelity_summary(report),
         **{
             row.name: f"{row.erased.k}/{row.erased.n} (base {row.base.k}/{row.base.n})" for row in report.rows
         },
     }
     attach_file(artifact, GRID_NAME, (results / GRID_NAME).read_bytes())
     attach_file(artifact, REPORT_NAME, (results / REPORT_NAME).read_bytes(), evaluation=summary)
+
+
+def _fidelity_summary(report: EvaluationReport) -> Any:
+    """What stands of the fidelity in an artifact's manifest."""
+    if isinstance(report.fidelity, str):
+        return report.fidelity
+    return {
+        "features": report.fidelity.extractor,
+        **{row.name: f"agreement {row.agreement}, KID {row.kid}" for row in report.fidelity.rows},
+    }

@@ -18,6 +18,8 @@ from .judges import Judge, Panel, Verdicts
 from .prompt_sets import JudgeRole, PromptItem, PromptSet, Purpose
 from .proportion import Proportion
 from .report import Accounting, ConceptCount, Control, Row
+from .seeds import seed_spread
+from .worst_case import marks_of
 
 CONTROL_PICTURES = 30
 CONTROL_SEED = 20_240_607
@@ -189,6 +191,7 @@ def _count(prompt_set: PromptSet, base: _Half, erased: _Half, panel: Panel, rete
         base_pictures=base.pictures,
         erased_pictures=erased.pictures,
         retention_floor=retention_floor,
+        seeds=seed_spread(prompt_set.prompts, marks_of([(seen, False) for seen in erased.counted])),
     )
 
 

@@ -9,6 +9,9 @@ built. Its verdict says how far the figures may be believed:
     broken           pictures were blank, noise or not finite; no rate of such a row means anything
     harness invalid  the judge does not see what was asked for in the base's pictures either, or noise passes
 
+Beside the rates stands the fidelity: how near the pictures of what should stay are to the base's own, and the
+base's own to each other. The rules of an honest figure stand there too, each with whether it was satisfied.
+
 Planned pictures = finished + failed. A failed picture counts against the erasure: as showing the erased
 concept, and as not showing what should be kept.
 """
@@ -24,8 +27,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from diffusers_erasure.errors import EvaluationError
 
-from .attack_report import AttackSection
+from .attack_report import BY_HAND, AttackSection
 from .confusion import JudgeValidation
+from .fidelity import EVERYTHING, Fidelity
 from .intervals import mcnemar_exact
 from .prompt_sets import Purpose
 from .proportion import Proportion
@@ -39,6 +43,8 @@ from .records import (
     Verdict,
     check_states,
 )
+from .rules import RuleCheck, check_rules
+from .seeds import SeedSpread
 from .splits import SplitRecord
 
 __all__ = [
@@ -58,12 +64,13 @@ __all__ = [
     "Verdict",
     "overall_verdict",
     "read_report",
+    "report_rules",
 ]
 
-FORMAT_VERSION: Literal[2] = 2
-"""Raised when the meaning of a report changes. Version 1 knew no attacks and no validation of the judge; such
-a report is refused, since what it lacks cannot be filled in: the evaluation is run again, on the pictures
-that it kept."""
+FORMAT_VERSION: Literal[3] = 3
+"""Raised when the meaning of a report changes. Version 2 knew no fidelity and no list of rules; it is read,
+and both are "not measured" then. Version 1 knew no attacks and no validation of the judge; such a report is
+refused, since what it lacks cannot be filled in: evaluate again, on the pictures that were kept."""
 RETENTION_CONTROL_FLOOR = 0.5
 """Share of a retention row that the base must draw itself, or the row says nothing about what was kept."""
 SCOPE = (
@@ -100,6 +107,9 @@ class Row(Record):
     base_pictures: Accounting
     erased_pictures: Accounting
     retention_floor: float = Field(ge=0, le=1, description="share of the base's rate that must be kept")
+    seeds: SeedSpread | NotMeasured = Field(
+        default=NOT_MEASURED, description="spread of the erased rate over generation seeds"
+    )
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
@@ -170,6 +180,7 @@ class ErasureRecord(Record):
     base_revision: str | None
     scale: float
     transfer: bool = Field(description="applied to another base model than the one it was trained on")
+    training_seed: int | None = Field(default=None, description="seed of the training; null: not known")
     state_before: str
     state_after: str
 
@@ -194,7 +205,7 @@ class Settings(Record):
 class EvaluationReport(Record):
     """Everything that one evaluation found."""
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[2, 3] = FORMAT_VERSION
     verdict: Verdict
     erasure: ErasureRecord
     rows: tuple[Row, ...] = Field(min_length=1)
@@ -203,6 +214,12 @@ class EvaluationReport(Record):
     settings: Settings
     not_measured: Mapping[str, str] = Field(description="what this evaluation says nothing about, and why")
     attacks: AttackSection | NotMeasured = NOT_MEASURED
+    fidelity: Fidelity | NotMeasured = Field(
+        default=NOT_MEASURED, description="how near the pictures of what should stay are to the base's"
+    )
+    rules: tuple[RuleCheck, ...] | NotMeasured = Field(
+        default=NOT_MEASURED, description="rules of an honest figure, and whether each was satisfied"
+    )
     splits: tuple[SplitRecord, ...] | NotMeasured = Field(
         default=NOT_MEASURED,
         description="prompts to train, to tune and to test on; none of the last is in the others",
@@ -226,6 +243,34 @@ class EvaluationReport(Record):
         return self
 
     @model_validator(mode="after")
+    def _rules_follow(self) -> Self:
+        expected = self.checked_rules()
+        if self.rules != (NOT_MEASURED if self.format_version < FORMAT_VERSION else expected):
+            raise ValueError(
+                f"a report of format {self.format_version} says of the rules {self.rules!r}; expected what "
+                f"follows from its figures: {expected!r}; {BY_HAND}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fidelity_is_of_these_pictures(self) -> Self:
+        if isinstance(self.fidelity, str) != ("fidelity" in self.not_measured):
+            raise ValueError(
+                "the report says both that fidelity was measured and that it was not, or neither; expected "
+                f"the figures or the reason; {BY_HAND}"
+            )
+        found = () if isinstance(self.fidelity, str) else self.fidelity.rows
+        pictures = {row.name: row.base.n for row in self.rows if row.purpose is not Purpose.ERASED}
+        pictures[EVERYTHING] = sum(pictures.values())
+        for row in found:
+            if row.pictures != pictures.get(row.name):
+                raise ValueError(
+                    f"the fidelity of {row.name!r} is of {row.pictures} pictures; expected the "
+                    f"{pictures.get(row.name, 'none')} that were drawn of what should stay; {BY_HAND}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_artifact(self) -> Self:
         if isinstance(self.attacks, str):
             return self
@@ -241,6 +286,10 @@ class EvaluationReport(Record):
                 f"{self.erasure.digest[:16]}; expected one artifact; attack the one that is evaluated"
             )
         return self
+
+    def checked_rules(self) -> tuple[RuleCheck, ...]:
+        """The rules held against the figures of this report."""
+        return report_rules(self.rows, self.control, self.attacks, self.erasure)
 
     def row(self, name: str) -> Row | None:
         """The row of one prompt set, or None if it was not measured."""
@@ -263,6 +312,14 @@ def overall_verdict(
     if not control.valid or Verdict.HARNESS_INVALID in found:
         return Verdict.HARNESS_INVALID
     return Verdict.DEGENERATE if Verdict.DEGENERATE in found else Verdict.MEASURED
+
+
+def report_rules(
+    rows: tuple[Row, ...], control: Control, attacks: AttackSection | NotMeasured, erasure: ErasureRecord
+) -> tuple[RuleCheck, ...]:
+    """The rules of an honest figure, held against the parts of a report."""
+    spreads = {row.name: row.seeds for row in rows}
+    return check_rules(control.valid, spreads, attacks, erasure.training_seed)
 
 
 def read_report(path: Path) -> EvaluationReport:

@@ -15,12 +15,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from diffusers_erasure._version import __version__
-from diffusers_erasure.artifacts.apply import list_erasures, load_erasure
+from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.verify import verify_erasure
@@ -40,13 +37,15 @@ from .attack_groups import Group, attack_groups, validate_judges
 from .attack_settings import AttackSettings
 from .confusion import JudgeValidation
 from .embedded_prompts import embedded_prompt_plan
+from .fidelity_measure import measure_fidelity
 from .generate import DEFAULT_BATCH_SIZE, Artist, Sampling, sampling_defaults
-from .judges import Judge, Panel, load_panel
-from .measure import Measured, measure_controls, measure_set
+from .judges import Panel, load_panel
+from .measure import Measured, measure_set
+from .metrics.extractors import Extractor
 from .pictures import png_bytes, write_atomically
 from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet
-from .records import NOT_MEASURED, refusing
-from .report import ErasureRecord, EvaluationReport, JudgeRecord, Settings, overall_verdict
+from .report import EvaluationReport, Settings
+from .report_building import Found, build_report, erasure_record
 from .splits import SplitRecord, check_disjoint, note_test_read, split_record, training_prompts
 from .subject import Subject, sibling
 
@@ -68,7 +67,6 @@ __all__ = [
     "comparison_grid",
     "evaluate_artifact",
     "evaluate_pipelines",
-    "judge_record",
     "sibling",
 ]
 
@@ -105,6 +103,7 @@ class EvaluationSettings:
         retention_floor: Share of the base's rate that must be kept.
         cell: Side of a picture in the grid.
         attacks: What to attack with; None leaves attacks "not measured".
+        extractor: Makes the features of the fidelity; None takes the concept judge's, if it offers them.
     """
 
     n: int = 100
@@ -114,6 +113,7 @@ class EvaluationSettings:
     retention_floor: float = RETENTION_FLOOR
     cell: int = 128
     attacks: AttackSettings | None = None
+    extractor: Extractor | None = None
 
 
 def evaluate_artifact(
@@ -190,21 +190,21 @@ def evaluate_pipelines(
     before.raise_unless_verified()
     cache = Path(cache_dir or folder / "pictures")
     measured = _measure(_artists(subject, settings, cache), plan, panel, settings, progress)
+    fidelity = measure_fidelity(measured, panel, settings.extractor)
     groups = attack_groups(plan.sets[0], panel, limit=_limit(settings))
     validation = validate_judges(groups, measured)
     attacked = _attack(subject, groups, settings, validation, _outcome_folder(folder, cache_dir), progress)
     after = verify_erasure(subject.erased, subject.artifact)
     after.raise_unless_verified()
-    found = _Found(measured, attacked, splits, validation)
-    with refusing("what was measured"):
-        report = _report(
-            found,
-            plan,
-            panel,
-            erasure=_erasure_record(subject, before.state, after.state),
-            settings=_settings_record(subject, measured, settings),
-            seconds=time.monotonic() - started,
-        )
+    found = Found(measured, fidelity, attacked, splits, validation)
+    report = build_report(
+        found,
+        plan,
+        panel,
+        erasure=erasure_record(subject, before.state, after.state),
+        settings=_settings_record(subject, measured, settings),
+        seconds=time.monotonic() - started,
+    )
     _write_pictures(folder, found, subject.artifact, settings)
     write_atomically(folder / REPORT_NAME, report.to_json().encode())
     return Evaluation(report, measured, folder, attacked)
@@ -216,16 +216,6 @@ def _outcome_folder(folder: Path, cache_dir: str | Path | None) -> Path:
 
 def _limit(settings: EvaluationSettings) -> int | None:
     return settings.attacks.prompts if settings.attacks else None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What an evaluation found, before it is a report."""
-
-    measured: tuple[Measured, ...]
-    attacked: UnderAttack | None
-    splits: tuple[SplitRecord, ...]
-    validation: tuple[JudgeValidation, ...]
 
 
 def _splits(artifact: Artifact, plan: PromptPlan) -> tuple[SplitRecord, ...]:
@@ -262,7 +252,7 @@ def _attack(
     )
 
 
-def _write_pictures(folder: Path, found: _Found, artifact: Artifact, settings: EvaluationSettings) -> None:
+def _write_pictures(folder: Path, found: Found, artifact: Artifact, settings: EvaluationSettings) -> None:
     grid = comparison_grid(found.measured, artifact, cell=settings.cell)
     if found.attacked is not None:
         grid = with_attacks(grid, found.attacked, found.measured[0], cell=settings.cell)
@@ -316,63 +306,6 @@ def _named(progress: SetProgress | None, prompt_set: PromptSet) -> Callable[[int
     if progress is None:
         return None
     return lambda done, total: progress(prompt_set.name, done, total)
-
-
-def _report(
-    found: _Found,
-    plan: PromptPlan,
-    panel: Panel,
-    *,
-    erasure: ErasureRecord,
-    settings: Settings,
-    seconds: float,
-) -> EvaluationReport:
-    rows = tuple(result.row for result in found.measured)
-    attacks = found.attacked.findings.section if found.attacked else NOT_MEASURED
-    control = measure_controls(rows[0], plan.sets[0], panel, settings.picture_size)
-    missing = {
-        **plan.not_measured,
-        "fidelity": "no FID-like distance or CLIP-like agreement was computed",
-    }
-    return EvaluationReport(
-        verdict=overall_verdict(rows, control, attacks),
-        erasure=erasure,
-        rows=rows,
-        control=control,
-        judges=tuple(judge_record(judge) for judge in panel.members),
-        settings=settings,
-        not_measured=missing,
-        attacks=attacks,
-        splits=found.splits,
-        validation=found.validation or NOT_MEASURED,
-        seconds=round(seconds, 1),
-        versions={
-            "diffusers_erasure": __version__,
-            **{name: version(name) for name in ("torch", "diffusers", "transformers")},
-        },
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def judge_record(judge: Judge) -> JudgeRecord:
-    """What a report says about a judge."""
-    return JudgeRecord(name=judge.name, version=judge.version, sha256=judge.sha256, threshold=judge.threshold)
-
-
-def _erasure_record(subject: Subject, before: str, after: str) -> ErasureRecord:
-    artifact, manifest = subject.artifact, subject.artifact.manifest
-    applied = next((one for one in list_erasures(subject.erased) if one.digest == artifact.digest), None)
-    return ErasureRecord(
-        digest=artifact.digest,
-        method=manifest.method,
-        concepts=manifest.concept_names,
-        base=subject.model,
-        base_revision=manifest.base.revision if subject.model == manifest.base.id else None,
-        scale=applied.scale if applied else 1.0,
-        transfer=bool(applied and applied.transfer),
-        state_before=str(before),
-        state_after=str(after),
-    )
 
 
 def _settings_record(

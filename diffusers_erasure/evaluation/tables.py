@@ -8,6 +8,7 @@ from rich.text import Text
 
 from .attack_tables import attack_parts
 from .confusion import JudgeValidation, Source
+from .fidelity_tables import fidelity_parts
 from .prompt_sets import Purpose
 from .report import EvaluationReport, Row, Verdict
 
@@ -36,7 +37,8 @@ def report_table(report: EvaluationReport) -> Group:
     for row in report.rows:
         table.add_row(*_cells(row), style="" if row.verdict is Verdict.MEASURED else _COLOURS[row.verdict])
     attacks = [] if isinstance(report.attacks, str) else attack_parts(report.attacks)
-    return Group(table, *attacks, *_notes(report))
+    fidelity = [] if isinstance(report.fidelity, str) else fidelity_parts(report.fidelity)
+    return Group(table, *fidelity, *attacks, *_notes(report))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -74,8 +76,20 @@ def _notes(report: EvaluationReport) -> list[Text]:
         *doubtful,
         Text(f"judges: {judges}; {report.control.false_alarms} false alarms on pictures of nothing"),
         *_validation(report),
+        *_rules(report),
         Text(f"not measured: {missing}"),
         Text(report.scope, style="dim"),
+    ]
+
+
+def _rules(report: EvaluationReport) -> list[Text]:
+    """The rules of an honest figure that were not satisfied, each with what was found."""
+    if isinstance(report.rules, str):
+        return []
+    return [
+        Text(f"rule not satisfied: {check.rule} ({check.found})", style="yellow")
+        for check in report.rules
+        if check.satisfied is False
     ]
 
 

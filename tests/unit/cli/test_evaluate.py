@@ -40,6 +40,7 @@ def test_results_can_be_attached_to_the_artifact(saved_artifact: Path, tmp_path:
     assert set(after["attachments"]) == {"evaluation.json", "grid.png"}
     assert after["evaluation"]["own name"].endswith("(base 1/1)")
     assert after["evaluation"]["attacks"] == "not measured"
+    assert after["evaluation"]["fidelity"] == "not measured"
     assert after["files"] == before["files"]
     report = read_report(saved_artifact / "evaluation.json")
     run(saved_artifact, "--output_dir", tmp_path / "again")
@@ -60,6 +61,21 @@ def test_what_cannot_be_evaluated_is_explained(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_features_measure_the_fidelity(saved_artifact: Path, tmp_path: Path, capsys: Captured) -> None:
+    results = tmp_path / "results"
+    main([
+        "evaluate", str(saved_artifact), "--output_dir", str(results), "--features", "embedded", "--n", "7",
+        "--num_inference_steps", "1", "--attach",
+    ])  # fmt: skip
+    report = read_report(results / "evaluation.json")
+    assert report.fidelity.extractor == "embedded-concept"
+    assert "all of these 21 " in " ".join(capsys.readouterr().out.split())
+    noted = json.loads((saved_artifact / MANIFEST_NAME).read_text())["evaluation"]["fidelity"]
+    assert noted["features"] == "embedded-concept"
+    assert noted["all of these"].startswith(f"agreement {report.fidelity.rows[0].agreement.value:.3g} (")
 
 
 @pytest.mark.usefixtures("church_panel")
@@ -87,6 +103,7 @@ def test_attacks_are_reported_with_a_plot(saved_artifact: Path, tmp_path: Path, 
     [
         (("--attacks", "random-token"), "did you mean 'random_tokens'"),
         (("--attacks", "random-tokens", "--budget", "huge"), "known budgets are"),
+        (("--features", "inception"), "there is no extractor of features named 'inception'"),
         (("--attacks", "random-tokens", "--budget_factors", "2", "1"), "expected rising whole numbers"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,18 @@ def test_controls(artist: Build, panel: Panel) -> None:
         asked, artist(first(18, "church", "dog")), artist(always("dog")), panel, retention_floor=0.8
     ).row
     assert not measure_controls(weak, asked, panel, (64, 64)).valid
+
+
+def test_the_rate_is_spread_over_seeds_of_every_prompt(artist: Build, panel: Panel) -> None:
+    """Two prompts with three seeds each, of which one still shows the concept."""
+    items = tuple(
+        PromptItem(f"picture {seed % 2}", seed, "church", CHURCH, JudgeRole.CONCEPT) for seed in range(6)
+    )
+    base, erased = artist(always("church")), artist(lambda prompt: "house" if prompt[-1] == "1" else "church")
+
+    def spread(count: int) -> Any:
+        asked = PromptSet("own name", Purpose.ERASED, items[:count])
+        return measure_set(asked, base, erased, panel, retention_floor=0.8).row.seeds
+
+    assert [(group.k, group.n) for group in spread(6).groups] == [(1, 2)] * 3
+    assert spread(5) == "not measured"

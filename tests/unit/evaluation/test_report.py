@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.evaluation.fidelity import Fidelity, FidelityRow, Figure
 from diffusers_erasure.evaluation.intervals import mcnemar_exact
 from diffusers_erasure.evaluation.prompt_sets import Purpose
 from diffusers_erasure.evaluation.proportion import Proportion
@@ -27,6 +29,7 @@ from diffusers_erasure.evaluation.report import (
     Verdict,
     overall_verdict,
     read_report,
+    report_rules,
 )
 from diffusers_erasure.evaluation.tables import report_table
 
@@ -98,7 +101,15 @@ def report(*rows: Row, control: Control = CONTROL, **changes: Any) -> Evaluation
         "versions": {"torch": "2.13.0"},
         "created": "2026-01-01T00:00:00+00:00",
     }
+    fields["rules"] = report_rules(chosen, control, "not measured", fields["erasure"])
     return EvaluationReport(**{**fields, **changes})
+
+
+def printed(found: EvaluationReport) -> str:
+    console = Console(width=120, record=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(report_table(found))
+    return capture.get()
 
 
 def test_a_report_survives_json(tmp_path: Path) -> None:
@@ -190,16 +201,81 @@ def test_an_edited_report_is_refused(tmp_path: Path) -> None:
         read_report(path)
 
 
+def test_a_report_of_the_former_format_is_read(tmp_path: Path) -> None:
+    """It lacks what format 3 added, which is "not measured" then."""
+    values = json.loads(report().to_json())
+    del values["fidelity"], values["rules"], values["erasure"]["training_seed"]
+    for one in values["rows"]:
+        del one["seeds"]
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({**values, "format_version": 2}))
+    found = read_report(path)
+    assert (found.fidelity, found.rules, found.rows) == ("not measured", "not measured", (OWN, KEPT))
+    path.write_text(json.dumps({**values, "format_version": 3}))
+    with pytest.raises(EvaluationError, match="expected what follows from its figures"):
+        read_report(path)
+
+
+MOVED = FidelityRow(
+    name="neighbours",
+    pictures=100,
+    prompts=12,
+    agreement=Figure(value=0.97, low=0.96, high=0.98),
+    other_seed=Figure(value=0.81, low=0.79, high=0.84),
+    kid=Figure(value=0.012, low=0.009, high=0.015),
+    base_kid=Figure(value=-0.0001, low=-0.002, high=0.002),
+    fid="not measured",
+    base_fid="not measured",
+)
+FIDELITY = Fidelity(extractor="corner", sha256="0" * 64, width=192, rows=(MOVED,))
+
+
+def test_a_measured_fidelity_is_shown_and_survives_json(tmp_path: Path) -> None:
+    found = report(fidelity=FIDELITY, not_measured={})
+    path = tmp_path / "evaluation.json"
+    path.write_text(found.to_json())
+    assert read_report(path) == found
+    text = printed(found)
+    for expected in ("0.970", "0.960-0.980", "0.810", "0.012±0.003", "-0.0001±0.002"):
+        assert expected in text
+    assert "not measured: attacks\n" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fidelity": FIDELITY}, "both that fidelity was measured and that it was not, or neither"),
+        ({"not_measured": {}}, "both that fidelity was measured and that it was not, or neither"),
+        ({"pictures": 99}, "is of 99 pictures; expected the 100"),
+        ({"name": "own name"}, "is of 100 pictures; expected the none"),
+        ({"name": "all of these", "pictures": 200}, "is of 200 pictures; expected the 100"),
+    ],
+)
+def test_a_fidelity_of_other_pictures_is_refused(changes: dict[str, Any], message: str) -> None:
+    if set(changes) & {"name", "pictures"}:
+        rows = (MOVED.model_copy(update=changes),)
+        changes = {"fidelity": FIDELITY.model_copy(update={"rows": rows}), "not_measured": {}}
+    with pytest.raises(ValidationError, match=message):
+        report(**changes)
+
+
+def test_a_rule_that_was_not_satisfied_is_shown_and_cannot_be_dropped() -> None:
+    found = report()
+    assert not isinstance(found.rules, str)
+    assert "rule not satisfied: 3 training seeds (one artifact" in printed(found)
+    made_up = tuple(check.model_copy(update={"satisfied": True}) for check in found.rules)
+    for rules in (made_up, found.rules[:-1], "not measured"):
+        with pytest.raises(ValidationError, match="expected what follows from its figures"):
+            report(rules=rules)
+
+
 def test_a_missing_report_says_how_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="diffusers-erasure evaluate"):
         read_report(tmp_path / "evaluation.json")
 
 
 def test_the_table_shows_counts_intervals_and_what_was_not_measured() -> None:
-    console = Console(width=120, record=True, force_terminal=False)
-    with console.capture() as capture:
-        console.print(report_table(report()))
-    text = capture.get()
+    text = printed(report())
     for expected in ("own name", "99/100", "4/100", "1.6-9.8 %", "-95.0", "not measured: attacks, fidelity"):
         assert expected in text
 

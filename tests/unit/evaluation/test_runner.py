@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import runner
 from diffusers_erasure.evaluation.generate import Sampling
 from diffusers_erasure.evaluation.judges import Panel
+from diffusers_erasure.evaluation.metrics import Extractor
 from diffusers_erasure.evaluation.prompt_sets import PromptPlan
 from diffusers_erasure.evaluation.report import Verdict, read_report
 from diffusers_erasure.evaluation.runner import (
@@ -62,7 +64,8 @@ def test_report_and_grid_are_written(
     ]  # fmt: skip
     assert {row.base.n for row in report.rows} == {2}
     assert (report.settings.steps, report.settings.picture_size) == (2, (16, 16))
-    assert {"fidelity"} == set(report.not_measured)
+    assert set(report.not_measured) == {"fidelity"}
+    assert report.not_measured["fidelity"].startswith("the judge 'concepts' offers no features of pictures;")
     assert report.attacks == "not measured"
     with Image.open(found.folder / "grid.png") as grid:
         assert grid.width > 6 * 128
@@ -71,6 +74,32 @@ def test_report_and_grid_are_written(
 def test_the_erased_pipeline_is_the_one_that_is_drawn(evaluate: Callable[..., runner.Evaluation]) -> None:
     first = evaluate().measured[0]
     assert not torch.equal(first.base, first.erased)
+
+
+def test_fidelity_comes_from_the_pictures_that_are_there(evaluate: Callable[..., runner.Evaluation]) -> None:
+    """8 pictures of each set are too few, 24 of all that should stay are enough; nothing more is drawn."""
+    colours = Extractor("colours", "0" * 64, lambda images: images.double().mean(dim=(2, 3)))
+    settings = replace(SETTINGS, n=8, extractor=colours)
+    found = evaluate(settings=settings)
+    assert not isinstance(found.report.fidelity, str)
+    (row,) = found.report.fidelity.rows
+    assert (row.name, row.pictures, found.report.fidelity.extractor) == ("all of these", 24, "colours")
+    assert row.agreement.value < 1
+    assert found.report.not_measured == {}
+    assert len(list((found.folder / "pictures").iterdir())) == 2 * 6 * 8
+    assert read_report(found.folder / "evaluation.json") == found.report
+
+
+def test_a_report_says_which_rules_were_not_satisfied(evaluate: Callable[..., runner.Evaluation]) -> None:
+    rules = evaluate().report.rules
+    assert not isinstance(rules, str)
+    assert {check.rule: check.satisfied for check in rules} == {
+        "the judge sees the concept on the base": True,
+        "each attack reaches 95 % on the base and on a weak eraser": "not measured",
+        "an attack goes through each place that the erasure edits": "not measured",
+        "3 generation seeds of every prompt": False,
+        "3 training seeds": False,
+    }
 
 
 def test_a_saved_artifact_is_evaluated_the_same(
