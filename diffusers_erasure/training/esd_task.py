@@ -12,6 +12,7 @@ from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, TextPath, evaluating
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress
 from diffusers_erasure.diffusion.bank_settings import BankSettings
+from diffusers_erasure.errors import ConfigError
 
 from .draws import StepDraws
 from .esd_settings import ESDConfig
@@ -56,11 +57,14 @@ class ESDTask:
         self.for_scope = bool(settings.scope) and settings.target_rule == "code"
         self.asked = (settings.scope,) if self.for_scope else self.prompts
         chosen = settings.latents_from or ("student" if trains_unet else "pool")
-        self.latents = self._latents(chosen, trains_unet=trains_unet, progress=progress)
+        if chosen == "student" and not trains_unet:
+            raise ConfigError(
+                f"latents_from student with {settings.train_method} cannot be done: a text encoder in "
+                "training samples no latents; expected frozen or pool; leave latents_from out for a pool"
+            )
+        self.latents = self._latents(chosen, progress)
 
-    def _latents(
-        self, chosen: LatentsFrom, *, trains_unet: bool, progress: BankProgress | None
-    ) -> TeacherLatents:
+    def _latents(self, chosen: LatentsFrom, progress: BankProgress | None) -> TeacherLatents:
         settings = self.settings
         return TeacherLatents.build(
             self.components,
@@ -73,7 +77,7 @@ class ESDTask:
                 trajectories_per_prompt=settings.pool_trajectories,
                 seed=settings.seed,
             ),
-            sampler=self.pupil if chosen == "student" and trains_unet else None,
+            sampler=self.pupil if chosen == "student" else None,
             progress=progress,
         )
 

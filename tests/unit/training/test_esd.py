@@ -80,6 +80,11 @@ def test_named_losses_add_up_by_weight() -> None:
         weighted_losses(terms, {"retian": 1.0})
 
 
+def test_a_text_encoder_in_training_samples_no_latents(tiny_pipe: StableDiffusionPipeline) -> None:
+    with pytest.raises(ConfigError, match="expected frozen or pool"):
+        task_of(tiny_pipe, train_method="text_encoder_full", latents_from="student")
+
+
 @pytest.mark.parametrize("latents_from", ["student", "frozen"])
 def test_the_loss_is_the_papers_for_latents_of_who_samples(
     tiny_pipe: StableDiffusionPipeline, latents_from: str
