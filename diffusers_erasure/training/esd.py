@@ -60,11 +60,13 @@ def train_esd(
         progress: Called as the run goes on.
 
     Raises:
+        ConfigError: The settings contradict each other, or changed no weight.
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
     components = DiffusionComponents.from_pipeline(pipe)
-    prompts = concept_prompts(config, world=world_of(base.id))
+    world = world_of(base.id)
+    prompts = concept_prompts(config, world=world)
     student = Student.of(
         components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
     )
@@ -79,7 +81,7 @@ def train_esd(
     if config.validation_prompt and config.run_folder is not None:
         watchers.append(
             validation_grid(
-                lambda prompts: draw_pictures(pipe, student, prompts, seed=config.seed),
+                lambda prompts: draw_pictures(pipe, student, prompts, world=world, seed=config.seed),
                 config.validation_prompt,
                 config.run_folder,
                 every=config.validation_steps,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,11 +12,14 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_erasure.diffusion import evaluating
+from diffusers_erasure.embedded import EMBEDDED_GUIDANCE_SCALE
+from diffusers_erasure.prompts import World
 
 from .callbacks import Callback, SampleGrid
 from .student import Student
 
-_STEPS, _GUIDANCE = 25, 7.5
+_STEPS = 25
+_GUIDANCE: Mapping[World, float] = MappingProxyType({"general": 7.5, "embedded": EMBEDDED_GUIDANCE_SCALE})
 
 
 def validation_grid(
@@ -40,7 +44,7 @@ def validation_grid(
 
 
 def draw_pictures(
-    pipe: DiffusionPipeline, student: Student, prompts: Sequence[str], *, seed: int
+    pipe: DiffusionPipeline, student: Student, prompts: Sequence[str], *, world: World, seed: int
 ) -> list[Image.Image]:
     """Draw with the student in its component's place; the pipeline stays as it was.
 
@@ -48,6 +52,7 @@ def draw_pictures(
         pipe: The base pipeline.
         student: What takes a component's place.
         prompts: One picture each.
+        world: What the pipeline knows; its guidance scale follows from it.
         seed: The picture with the number n starts from seed + n.
     """
     parts: dict[str, Any] = {**pipe.components, student.component: student.module}
@@ -59,7 +64,7 @@ def draw_pictures(
             list(prompts),
             generator=generators,
             num_inference_steps=_STEPS,
-            guidance_scale=_GUIDANCE,
+            guidance_scale=_GUIDANCE[world],
         )
     pictures: list[Image.Image] = drawn.images
     return pictures
