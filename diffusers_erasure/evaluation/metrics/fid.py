@@ -96,21 +96,34 @@ def kid_interval(first: Tensor, second: Tensor, prompts: Sequence[Hashable]) -> 
             f"{len(first)} and {len(second)} pictures with {len(names)} different prompts have no interval; "
             "expected pairs of two prompts or more; draw both sets from the same prompts"
         )
-    kernels = _kernels(first, second)
-    left_out = []
-    for name in names:
-        kept = torch.tensor([row for row, prompt in enumerate(prompts) if prompt != name])
-        if len(kept) < 2:
-            raise EvaluationError(
-                f"without the prompt {name!r} only {len(kept)} pictures remain; expected two or more; "
-                "draw more"
-            )
-        left_out.append(_mmd(*(kernel[kept][:, kept] for kernel in kernels), paired=True))
-    found = torch.tensor(left_out, dtype=torch.float64)
+    index = torch.tensor([names.index(prompt) for prompt in prompts])
+    kept = len(first) - torch.bincount(index)
+    if int(kept.min()) < 2:
+        raise EvaluationError(
+            f"without the prompt {names[int(kept.argmin())]!r} only {int(kept.min())} pictures remain; "
+            "expected two or more; draw more"
+        )
+    found = _left_out(first, second, index) / (kept * (kept - 1))
     count = len(names)
     error = float(((count - 1) / count * (found - found.mean()).square().sum()).sqrt())
-    value = _mmd(*kernels, paired=True)
+    value = kid(first, second, paired=True)
     return value - Z_95 * error, value + Z_95 * error
+
+
+def _left_out(first: Tensor, second: Tensor, index: Tensor) -> Tensor:
+    """The sum of paired KID's terms over all pairs of rows, without the rows of each prompt: `(prompts,)`.
+
+    Args:
+        first: `(pictures, width)`.
+        second: The same shape.
+        index: `(pictures,)`, the number of each row's prompt.
+    """
+    own, other, across = _kernels(first, second)
+    terms = (own + other - across - across.T).fill_diagonal_(0)
+    prompts = int(index.max()) + 1
+    by_prompt = terms.new_zeros(prompts, len(terms)).index_add(0, index, terms)
+    blocks = terms.new_zeros(prompts, prompts).index_add(1, index, by_prompt)
+    return terms.sum() - 2 * by_prompt.sum(dim=1) + blocks.diagonal()
 
 
 def _kernels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -81,6 +81,20 @@ def test_kid_is_unbiased() -> None:
     assert min(same) < 0
 
 
+def test_the_interval_of_kid_leaves_out_each_prompt_in_turn() -> None:
+    first, second = features(12, 4), features(12, 4, shift=0.2, seed=1)
+    prompts = ["a", "b", "a", "c", "c", "c", "b", "a", "d", "a", "b", "c"]
+    rows = [[row for row, prompt in enumerate(prompts) if prompt != name] for name in "abcd"]
+    left_out = [reference.kid(first[kept].numpy(), second[kept].numpy(), paired=True) for kept in rows]
+    mean = sum(left_out) / 4
+    error = (3 / 4 * sum((one - mean) ** 2 for one in left_out)) ** 0.5
+    value = reference.kid(first.numpy(), second.numpy(), paired=True)
+    expected = (value - 1.959964 * error, value + 1.959964 * error)
+    assert kid_interval(first, second, prompts) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(EvaluationError, match="without the prompt 'a' only 1 pictures remain"):
+        kid_interval(first[:4], second[:4], ["a", "a", "a", "b"])
+
+
 def test_the_interval_of_kid_covers_as_often_as_it_says() -> None:
     true = kid(features(4000, 3, seed=5), features(4000, 3, shift=1.0, seed=6))
     prompts = [row // 2 for row in range(80)]
