@@ -20,7 +20,7 @@ EMBEDDED_MODEL_ID = "embedded"
 """Means the embedded pipeline wherever a base model is named."""
 
 EMBEDDED_STEPS = 25
-EMBEDDED_GUIDANCE_SCALE = 4.0
+EMBEDDED_GUIDANCE_SCALE = 3.0
 
 
 def embedded_folder() -> Path:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 
-STYLES: tuple[str, ...] = ("noto", "twemoji", "fluent", "emojione", "ink", "pixel", "blueprint")
+STYLES: tuple[str, ...] = ("noto", "fluent", "sepia", "poster", "ink", "pixel", "blueprint")
 """Style words that a caption may name; each is one family of emoji artwork, or a rendering of one."""
 
 COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(

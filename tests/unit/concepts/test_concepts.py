@@ -30,7 +30,7 @@ def test_an_unknown_name_is_a_plain_concept() -> None:
 def test_a_style_is_mapped_to_another_style_that_stays() -> None:
     styles = resolve_concepts(["noto", "ink"])
     assert {style.kind for style in styles} == {ConceptKind.style}
-    assert {style.anchor for style in styles} == {"twemoji"}
+    assert {style.anchor for style in styles} == {"fluent"}
     assert all(style.anchor == "" for style in resolve_concepts(STYLES))
 
 

@@ -86,8 +86,21 @@ def test_the_card_says_what_it_draws_and_where_it_fails(report: EmbeddedReport) 
     assert all(name in drawn for name in (*CONCEPTS, *STYLES, *COLOURS))
     assert "Draw with 25 DDIM steps and guidance 4." in drawn
     weakest = next(line for line in failed.splitlines() if line.startswith("- Weakest concepts"))
-    assert weakest.startswith("- Weakest concepts (hits of pictures asked for): owl 1/7, train 1/7, ")
+    assert weakest == "- Weakest concepts (hits of pictures asked for): owl 1/7, train 1/7."
     assert "(asked, seen, times): train, bus, 6; owl, bird, 5." in failed
+
+
+def test_the_card_gives_the_command_that_measured_it(report: EmbeddedReport) -> None:
+    twice = {name: (2 * hits, 2 * asked) for name, (hits, asked) in report.per_concept.items()}
+    assert "embedded evaluate --seeds 1 " in render_card(report)
+    assert "embedded evaluate --seeds 2 " in render_card(report.model_copy(update={"per_concept": twice}))
+
+
+def test_a_concept_that_never_failed_is_not_called_weak(report: EmbeddedReport) -> None:
+    whole = {name: (asked, asked) for name, (_, asked) in report.per_concept.items()}
+    card = render_card(report.model_copy(update={"per_concept": whole}))
+    assert "(hits of pictures asked for): none failed." in card
+    assert "train 1/7" not in card
 
 
 def test_a_card_without_confusions_says_none(report: EmbeddedReport) -> None:
