@@ -75,15 +75,14 @@ def test_it_is_a_stock_pipeline_for_77_tokens(pipeline: StableDiffusionPipeline)
 def test_it_draws_what_it_is_asked_for(pictures: dict[str, Tensor], name: str) -> None:
     assert pictures[name].shape == (SEEDS, 3, 64, 64)
     seen = names("concept", pictures[name])
-    assert seen.count(name) >= 0.75 * SEEDS, seen
+    assert seen.count(name) >= 0.8 * SEEDS, seen
 
 
 def test_two_judges_of_different_kinds_agree(pictures: dict[str, Tensor]) -> None:
     images = torch.cat(list(pictures.values()))
     first, second = names("concept", images), names("concept-2", images)
     agreed = sum(a == b for a, b in zip(first, second, strict=True))
-    # The second judge is the weaker one on ink and blueprint; the card has both figures.
-    assert agreed >= 0.6 * len(images), list(zip(first, second, strict=True))
+    assert agreed >= 0.9 * len(images), list(zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("judge", ["concept", "concept-2"])

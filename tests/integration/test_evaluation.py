@@ -46,9 +46,7 @@ def test_the_judges_see_what_the_pipeline_was_asked_for(pictures: Path) -> None:
         assert not any(picture_fault(image) for image in drawn.whole())
         role = prompt_set.items[0].role
         shown = panel.of(role).judge(drawn.images).shows([item.labels for item in prompt_set.items])
-        # The style judge confuses the look-alike families on pictures this small: see the pipeline's card.
-        least = {"implicit": 0.6, "styles": 0.5}.get(prompt_set.name, 0.8)
-        assert sum(shown) >= least * N, prompt_set.name
+        assert sum(shown) >= 0.9 * N, prompt_set.name
 
 
 def test_the_concept_judges_see_nothing_in_pictures_of_nothing() -> None:
@@ -71,10 +69,9 @@ def test_uce_erases_the_church_and_keeps_the_rest(church: Artifact, pictures: Pa
         church, output_dir=tmp_path, settings=EvaluationSettings(n=N), cache_dir=pictures
     ).report
     rows = {row.name: row for row in report.rows}
-    # "Harness invalid" is right while the base itself draws the church in under 95 % (88/100 in the README).
-    assert report.verdict in {Verdict.MEASURED, Verdict.HARNESS_INVALID}
-    assert rows["own name"].base.rate >= 0.7
-    assert rows["own name"].erased.rate <= 0.15
-    assert rows["synonyms"].erased.rate <= 0.15
+    assert report.verdict is Verdict.MEASURED
+    assert rows["own name"].base.rate >= 0.95
+    assert rows["own name"].erased.rate <= 0.1
+    assert rows["synonyms"].erased.rate <= 0.1
     for name in ("neighbours", "other concepts", "styles"):
-        assert rows[name].difference >= -15, name
+        assert rows[name].difference >= -10, name
