@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from diffusers_erasure._version import __version__
+from diffusers_erasure.attacks import Place, attack_named
 
+from .adaptive import PlaceName
 from .attack_report import Comparison, RunRecord
 from .attack_rows import Run
 from .generate import Sampling
@@ -29,6 +31,9 @@ class AttackFile(Record):
 
     format: Literal[1] = 1
     run: RunRecord
+    through: tuple[PlaceName, ...] = Field(
+        default=(), description="places of the erased model that the attack's search goes through"
+    )
     luck: tuple[RunRecord, ...] = Field(description="random tokens and other seeds with as many pictures")
     comparisons: tuple[Comparison, ...] = Field(description="the attack beside luck, prompt by prompt")
     typed: Proportion | NotMeasured = Field(description="successes that survive as typed text")
@@ -56,6 +61,7 @@ class AttackFile(Record):
             "state": f"{run.state_before} before, {run.state_after} after",
             "pictures judged": f"{run.images}, at most {run.most_images} of one prompt{luck}",
             "typed text": self.typed if isinstance(self.typed, str) else f"{self.typed} survive",
+            "goes through": ", ".join(self.through) or "nothing of the erased model: not an adaptive attack",
             "cost": f"{run.queries} UNet evaluations, {run.steps} steps, {run.seconds:.0f} s",
             "failed": f"{run.prompts.failed} of {run.prompts.planned}, counted as brought back",
             "zero gradients": self.zero_gradients,
@@ -93,6 +99,7 @@ def attack_file(
     with refusing(f"the attack {run.record.attack!r}"):
         return AttackFile(
             run=run.record,
+            through=tuple(place.value for place in Place if place in attack_named(run.record.attack).through),
             luck=tuple(one.record for one in luck),
             comparisons=tuple(Comparison.of(run.record, one.record) for one in luck),
             typed=Proportion.of(sum(survived), len(survived)) if survived else NOT_MEASURED,

@@ -33,6 +33,17 @@ def test_it_writes_counts_outcomes_and_pictures(
     out = capsys.readouterr().out
     assert "2/2" in out
     assert "luck not measured" in out
+    assert report["through"] == []
+    assert "nothing of the erased model: not an adaptive attack" in out
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_an_attack_says_what_it_goes_through(saved_artifact: Path, tmp_path: Path, capsys: Captured) -> None:
+    quick = ("--tokens", 2, "--steps", 1, "--judge_every", 1)
+    run(saved_artifact, "--attack", "p4d", "--n", 1, "--output_dir", tmp_path / "out", *quick)
+    report = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert report["through"] == ["text encoder", "cross-attention", "other UNet layers"]
+    assert "text encoder, cross-attention, other UNet layers" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("church_panel")
