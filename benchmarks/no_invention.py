@@ -305,10 +305,10 @@ def show(rates: Mapping[str, Mapping[str, Proportion]], accuracy: Mapping[str, P
         for name, share in by_concept.items()
     ]
     console.show_table(
-        ("arm", "concept", "judge right, held-out drawings", "attacked pictures that show it"),
+        ("arm", "concept", "judge right", "brought"),
         rows,
-        title="No invention",
-        numbers=("judge right, held-out drawings", "attacked pictures that show it"),
+        title="No invention: prompts from which the attack brought the concept, beside the judge's accuracy",
+        numbers=("judge right", "brought"),
     )
     console.say(f"other art not called a never learned concept: {accuracy[NONE]}")
 
