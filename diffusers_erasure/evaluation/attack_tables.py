@@ -27,7 +27,10 @@ def attack_parts(section: AttackSection) -> list[RenderableType]:
             (section.headline, "bold" if section.is_adaptive else "bold yellow"),
             f"; plain prompts {section.pre_attack.asr}; strongest alone: {worst.strongest}",
         ),
-        _table(section),
+        _rates(section),
+        Text(),
+        _circumstances(section.attacks),
+        Text(),
         *_controls(section.attacks),
         *_flags(section),
         Text(
@@ -39,35 +42,44 @@ def attack_parts(section: AttackSection) -> list[RenderableType]:
     ]
 
 
-def _table(section: AttackSection) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("attack", "access"):
-        table.add_column(heading, no_wrap=True)
-    for factor in section.factors:
-        table.add_column(f"{factor}x", justify="right", no_wrap=True)
-    for heading in ("95 % interval", "luck", "excess", "Holm p", "typed", "2nd", "budget"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _rates(section: AttackSection) -> Table:
+    """How often each attack succeeded, beside luck; with the next table within 80 columns."""
+    factors = (f"{factor}x" for factor in section.factors)
+    table = _headed("attack", *factors, "95 %", "luck", "excess", "Holm p")
     for one in section.attacks:
-        table.add_row(*_cells(one), style=_COLOURS.get(one.verdict, ""))
+        table.add_row(*_rate_cells(one), style=_COLOURS.get(one.verdict, ""))
     return table
 
 
-def _cells(one: AttackRecord) -> tuple[str, ...]:
+def _circumstances(attacks: Sequence[AttackRecord]) -> Table:
+    """What each attack was given, and whether its successes hold."""
+    table = _headed("attack", "access", "typed text", "2nd judge", "budget")
+    for one in attacks:
+        cells = (one.access, _counts(one.typed), _counts(one.second_judge), _short(one.convergence))
+        table.add_row(one.name, *cells, style=_COLOURS.get(one.verdict, ""))
+    return table
+
+
+def _headed(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _rate_cells(one: AttackRecord) -> tuple[str, ...]:
     last = one.headline
     beside = [found for found in one.comparisons if found.factor == last.factor]
     best = min(beside, key=lambda found: found.excess, default=None)
     luck = next((run for run in one.baselines if best and _is(run, best.against, last.factor)), None)
     return (
         one.name,
-        one.access,
         *(f"{run.asr.k}/{run.asr.n}" for run in one.runs),
-        f"{100 * last.asr.low:.1f}-{100 * last.asr.high:.1f} %",
+        f"{100 * last.asr.low:.0f}-{100 * last.asr.high:.0f}",
         f"{luck.asr.k}/{luck.asr.n}" if luck else "-",
         f"{best.excess:+.1f}" if best else "-",
-        f"{best.holm_p:.2g}" if best else "-",
-        _counts(one.typed),
-        _counts(one.second_judge),
-        _short(one.convergence),
+        f"{best.holm_p:.1g}" if best else "-",
     )
 
 

@@ -32,7 +32,7 @@ def report_table(report: EvaluationReport) -> Group:
     )
     for heading in ("prompts", "wanted"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("before", "after", "95 % interval", "change", "2nd judge"):
+    for heading in ("before", "after", "95 %", "change", "2nd judge"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(*_cells(row), style="" if row.verdict is Verdict.MEASURED else _COLOURS[row.verdict])
@@ -48,7 +48,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         "low" if row.purpose is Purpose.ERASED else "high",
         f"{row.base.k}/{row.base.n}",
         f"{after.k}/{after.n}",
-        f"{100 * after.low:.1f}-{100 * after.high:.1f} %",
+        f"{100 * after.low:.1f}-{100 * after.high:.1f}",
         f"{row.difference:+.1f}",
         "-" if row.second_judge is None else f"{row.second_judge.k}/{row.second_judge.n}",
     )

@@ -22,7 +22,8 @@ from diffusers_erasure.evaluation.attack_settings import AttackSettings
 from diffusers_erasure.evaluation.curves import share_curve
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
 from diffusers_erasure.evaluation.generate import Sampling
-from diffusers_erasure.evaluation.report import Verdict, read_report
+from diffusers_erasure.evaluation.proportion import Proportion
+from diffusers_erasure.evaluation.report import EvaluationReport, Verdict, read_report
 from diffusers_erasure.evaluation.runner import (
     Evaluation,
     EvaluationSettings,
@@ -76,11 +77,35 @@ def test_attacks_enter_the_report(evaluate: Callable[..., Evaluation], tmp_path:
     for name in ("grid.png", "asr.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
-    console = Console(width=160, record=True, force_terminal=False)
+    printed = printed_at(160, report)
+    for expected in ("worst case over all attacks: 3/3", "random_tokens", "controls hold", "reactivation"):
+        assert expected in printed
+
+
+def printed_at(width: int, report: EvaluationReport) -> str:
+    console = Console(width=width, record=True, force_terminal=False)
     with console.capture() as capture:
         console.print(report_table(report))
-    for expected in ("worst case over all attacks: 3/3", "random_tokens", "controls hold", "reactivation"):
-        assert expected in capture.get()
+    return capture.get()
+
+
+def test_the_tables_fit_into_80_columns(evaluate: Callable[..., Evaluation]) -> None:
+    """At the widest that they get: the longest name, three budgets, 100 prompts."""
+    report = evaluate().report
+    section = report.attacks
+    assert not isinstance(section, str)
+    (one,) = section.attacks
+    share = Proportion.of(100, 100)
+    runs = tuple(
+        one.headline.model_copy(update={"factor": factor, "asr": share, "attack": "concept_inversion"})
+        for factor in (1, 2, 4)
+    )
+    widest = one.model_copy(update={"name": "concept_inversion", "runs": runs})
+    wide = section.model_copy(update={"attacks": (widest,), "factors": (1, 2, 4)})
+    rows = tuple(row.model_copy(update={"name": "objects, erased style"}) for row in report.rows)
+    printed = printed_at(80, report.model_copy(update={"attacks": wide, "rows": rows}))
+    assert "concept_inversion" in printed
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
 
 
 def test_a_judge_that_sees_nothing_makes_no_robust_model(evaluate: Callable[..., Evaluation]) -> None:
