@@ -7,6 +7,10 @@ The attacker has a text encoder f, here the base model's, and never asks the era
 
 The states are those of the whole padded sequence. The best candidates are then shown to the erased model, one
 picture each.
+
+The search is not the authors' to the letter. Their code keeps the better half of a generation, adds both
+children of a crossover, and then mutates survivors and children alike, so that the best candidate can be lost
+again. Here it stays, children and parents compete, and each parent has one child.
 """
 
 from __future__ import annotations
@@ -33,20 +37,20 @@ from .progress import take
 from .reading import Read, Reading, judged_readings, reading, typed_successes
 from .registry import Access, attack
 
-PAPER = "as reported for arXiv 2310.10012; not checked against its text"
+CODE = "InversePrompt.ipynb of the authors' repository"
 ENCODED = 256
 """Candidates that are encoded together."""
 
 
 class RingABellConfig(AttackConfig):
-    """Settings of Ring-A-Bell; the defaults are those reported for the paper, whose text was not at hand."""
+    """Settings of Ring-A-Bell; the defaults are those of the authors' code for nudity and violence."""
 
-    tokens: int = setting(16, "tokens of the prompt that is sought", symbol="K", source=PAPER, ge=1)
-    strength: float = setting(3.0, "how much of the concept is added", symbol="η", source=PAPER, ge=0)
-    population: int = setting(200, "candidates of each generation", source=PAPER, ge=2)
-    generations: int = setting(3000, "generations", source=PAPER, ge=1)
-    mutation_rate: float = setting(0.25, "probability that a child is mutated", source=PAPER, ge=0, le=1)
-    crossover_rate: float = setting(0.5, "probability of a second parent", source=PAPER, ge=0, le=1)
+    tokens: int = setting(16, "tokens of the prompt that is sought", symbol="K", source=CODE, ge=1)
+    strength: float = setting(3.0, "how much of the concept is added", symbol="η", source=CODE, ge=0)
+    population: int = setting(200, "candidates of each generation", source=CODE, ge=2)
+    generations: int = setting(3000, "generations", source=CODE, ge=1)
+    mutation_rate: float = setting(0.25, "probability that a child is mutated", source=CODE, ge=0, le=1)
+    crossover_rate: float = setting(0.5, "probability of a second parent", source=CODE, ge=0, le=1)
     pairs: int = setting(
         30, "most pairs of sentences that the concept is taken from", source="the authors' data", ge=1
     )
