@@ -20,7 +20,7 @@ from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from diffusers_erasure.discovery import discover, foreign_settings, home_of, name_taken, no_such, summary_of
 from diffusers_erasure.errors import ConfigError
@@ -28,6 +28,7 @@ from diffusers_erasure.errors import ConfigError
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .config import AttackConfig
 from .progress import AttackProgressCallback, silent
+from .running import Search, run_attack
 
 ENTRY_POINT_GROUP = "diffusers_erasure.attacks"
 _registered: dict[str, AttackSpec] = {}
@@ -51,30 +52,6 @@ class Place(StrEnum):
 
 WHOLE_MODEL = frozenset(Place)
 """What a loss on the erased model's noise goes through when it reaches back to tokens or embeddings."""
-
-
-class Search(Protocol):
-    """An attack's own part: from prompts to outcomes."""
-
-    def __call__(
-        self,
-        items: Iterator[AttackedPrompt],
-        target: AttackTarget,
-        config: Any,
-        *,
-        base: AttackTarget | None,
-        report: Callable[[int], None],
-    ) -> Iterator[AttackOutcome]:
-        """Attack.
-
-        Args:
-            items: Prompts, to be taken only as they are begun (`progress.take`): if the attack fails, those
-                that were taken and have no outcome count as failed, and the others go on.
-            target: The pipeline under attack.
-            config: Settings, of the class that the attack registered.
-            base: The un-erased pipeline, where there is one.
-            report: Told how many steps were done, summed over prompts.
-        """
 
 
 @dataclass(frozen=True)
@@ -115,8 +92,6 @@ class AttackSpec:
         shard: tuple[int, int] = (0, 1),
     ) -> list[AttackOutcome]:
         """Attack every prompt; see `running.run_attack`."""
-        from .running import run_attack
-
         return run_attack(self, items, target, config, base=base, progress=progress, store=store, shard=shard)
 
 

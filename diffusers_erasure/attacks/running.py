@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from diffusers_erasure.errors import ConfigError, EvaluationError
 
@@ -17,9 +17,6 @@ from .config import AttackConfig
 from .progress import AttackProgress, AttackProgressCallback, silent
 from .store import OutcomeStore
 
-if TYPE_CHECKING:
-    from .registry import AttackSpec
-
 logger = logging.getLogger(__name__)
 
 CAUGHT = (RuntimeError, FloatingPointError)
@@ -27,8 +24,56 @@ CAUGHT = (RuntimeError, FloatingPointError)
 run."""
 
 
+class Search(Protocol):
+    """An attack's own part: from prompts to outcomes."""
+
+    def __call__(
+        self,
+        items: Iterator[AttackedPrompt],
+        target: AttackTarget,
+        config: Any,
+        *,
+        base: AttackTarget | None,
+        report: Callable[[int], None],
+    ) -> Iterator[AttackOutcome]:
+        """Attack.
+
+        Args:
+            items: Prompts, to be taken only as they are begun (`progress.take`): if the attack fails, those
+                that were taken and have no outcome count as failed, and the others go on.
+            target: The pipeline under attack.
+            config: Settings, of the class that the attack registered.
+            base: The un-erased pipeline, where there is one.
+            report: Told how many steps were done, summed over prompts.
+        """
+
+
+class Runnable(Protocol):
+    """What is known of an attack here; `registry.AttackSpec` says more."""
+
+    @property
+    def name(self) -> str:
+        """What the user types."""
+
+    @property
+    def version(self) -> str:
+        """Raised when its results change; outcomes that were kept are then made again."""
+
+    @property
+    def config(self) -> type[AttackConfig]:
+        """Its settings class."""
+
+    @property
+    def needs_base(self) -> bool:
+        """It cannot run without the un-erased pipeline."""
+
+    @property
+    def search(self) -> Search:
+        """The attack itself."""
+
+
 def run_attack(
-    spec: AttackSpec,
+    spec: Runnable,
     items: Sequence[AttackedPrompt],
     target: AttackTarget,
     config: AttackConfig | None = None,
@@ -82,7 +127,7 @@ def _shard_of(items: Sequence[AttackedPrompt], shard: tuple[int, int]) -> list[A
 
 
 def _check(
-    spec: AttackSpec, config: AttackConfig, items: Sequence[AttackedPrompt], base: AttackTarget | None
+    spec: Runnable, config: AttackConfig, items: Sequence[AttackedPrompt], base: AttackTarget | None
 ) -> None:
     if not isinstance(config, spec.config):
         raise ConfigError(
@@ -102,7 +147,7 @@ def _check(
 
 
 def _identity(
-    spec: AttackSpec, config: AttackConfig, target: AttackTarget, base: AttackTarget | None
+    spec: Runnable, config: AttackConfig, target: AttackTarget, base: AttackTarget | None
 ) -> dict[str, object]:
     return {
         "attack": spec.name,
@@ -118,7 +163,7 @@ def _identity(
 class _Run:
     """One run: what is finished, and how much was done."""
 
-    spec: AttackSpec
+    spec: Runnable
     config: AttackConfig
     target: AttackTarget
     base: AttackTarget | None
