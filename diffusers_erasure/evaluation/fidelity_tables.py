@@ -10,7 +10,7 @@ from .fidelity import Fidelity, FidelityRow, Figure
 from .records import NotMeasured
 
 AGREEMENT = ("n", "agree", "95 %", "other seed")
-KID = ("KID", "base itself")
+KID = ("1000 KID", "base itself")
 FID = ("FID", "base itself")
 
 
@@ -50,10 +50,10 @@ def _cells(row: FidelityRow) -> tuple[str, ...]:
 
 
 def _about(figure: Figure | NotMeasured) -> str:
-    """A figure whose interval is symmetric."""
+    """A thousand times a figure whose interval is symmetric."""
     if isinstance(figure, str):
         return "-"
-    return f"{figure.value:.2g}±{(figure.high - figure.low) / 2:.1g}"
+    return f"{1000 * figure.value:.2f}±{1000 * (figure.high - figure.low) / 2:.2f}"
 
 
 def _number(value: float | NotMeasured) -> str:

@@ -236,7 +236,7 @@ def test_a_measured_fidelity_is_shown_and_survives_json(tmp_path: Path) -> None:
     path.write_text(found.to_json())
     assert read_report(path) == found
     text = printed(found)
-    for expected in ("0.970", "0.960-0.980", "0.810", "0.012±0.003", "-0.0001±0.002"):
+    for expected in ("0.970", "0.960-0.980", "0.810", "12.00±3.00", "-0.10±2.00"):
         assert expected in text
     assert "not measured: attacks\n" in text
 
@@ -276,7 +276,7 @@ def test_a_missing_report_says_how_to_write_one(tmp_path: Path) -> None:
 
 def test_the_table_shows_counts_intervals_and_what_was_not_measured() -> None:
     text = printed(report())
-    for expected in ("own name", "99/100", "4/100", "1.6-9.8 %", "-95.0", "not measured: attacks, fidelity"):
+    for expected in ("own name", "99/100", "4/100", "1.6-9.8", "-95.0", "not measured: attacks, fidelity"):
         assert expected in text
 
 
