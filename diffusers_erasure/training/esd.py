@@ -13,7 +13,9 @@ the erasure reaches:
     text_encoder_full   the text encoder: any UNet that reads it is erased too
 
 A *scope* (the authors' `erase_from`) is a wider concept that stays: o = e_o(z_t | scope) takes the place of
-e_o(z_t). Several concepts take turns at random.
+e_o(z_t). A style that is worded with subjects is erased from each subject, "a dog, ink style" from "a dog";
+from everything, the subject would be pushed away with it (measured: the objects go and the style stays).
+Several concepts take turns at random.
 
 Presets. `paper`: 1000 steps of Adam at 1e-5, η = 1, latents sampled by the model in training, guidance 3, 50
 steps, batch 1. `code`: what the authors' present code for diffusers does (github.com/rohitgandikota/erasing,
@@ -33,6 +35,7 @@ from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.canary import choose_prompts
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.concepts import Concept, ConceptSet
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import World, erasure_pairs, world_of
@@ -40,7 +43,7 @@ from diffusers_erasure.prompts import World, erasure_pairs, world_of
 from .callbacks import Callback, ReportProgress
 from .config import Progress, ProgressCallback, silent
 from .esd_settings import ESDConfig
-from .esd_task import ESDTask
+from .esd_task import ESDTask, ScopedPrompt
 from .loop import run_training
 from .registry import erasure_method
 from .student import Student
@@ -100,18 +103,28 @@ def train_esd(
         base=base,
         seed=config.seed,
         steps=outcome.steps,
-        canary_prompts=choose_prompts(prompts),
+        canary_prompts=choose_prompts([one.prompt for one in prompts]),
     )
     progress(Progress("artifact", 1, 1))
     return artifact
 
 
-def concept_prompts(config: ESDConfig, *, world: World) -> tuple[str, ...]:
-    """Every wording of every concept, each once."""
-    pairs = erasure_pairs(
-        config.concepts, world=world, synonyms=config.use_synonyms, limit=config.num_templates
-    )
-    return tuple(dict.fromkeys(pair.source for pair in pairs))
+def concept_prompts(config: ESDConfig, *, world: World) -> tuple[ScopedPrompt, ...]:
+    """Every wording of every concept, each once; by the paper's rule a style is erased from subjects.
+
+    The code's rule asks the student for the scope's prompt, so that it takes one scope and no subjects.
+    """
+    concepts = ConceptSet(concepts=tuple(_without_anchor(one) for one in config.concepts))
+    pairs = erasure_pairs(concepts, world=world, synonyms=config.use_synonyms, limit=config.num_templates)
+    scoped = config.target_rule == "paper"
+    found = {pair.source: ScopedPrompt(pair.source, pair.target if scoped else "") for pair in pairs}
+    return tuple(found.values())
+
+
+def _without_anchor(concept: Concept) -> Concept:
+    """The concept mapped to nothing: the target of its pairs is what the prompt says beside it."""
+    members = tuple(_without_anchor(member) for member in concept.members)
+    return concept.model_copy(update={"anchor": "", "members": members})
 
 
 def _changed(student: Student, config: ESDConfig) -> DeltaEdit:

@@ -35,8 +35,8 @@ class ESDConfig(GradientTrainingConfig):
             EMBEDDED_MODEL_ID: Preset(
                 "for the 64-pixel model of this package",
                 {
-                    "max_train_steps": 60,
-                    "learning_rate": 1e-4,
+                    "max_train_steps": 200,
+                    "learning_rate": 3e-4,
                     "train_batch_size": 4,
                     "num_inference_steps": 20,
                     "latents_from": "pool",
@@ -53,7 +53,9 @@ class ESDConfig(GradientTrainingConfig):
         "which weights are trained: esd-x, esd-u, text_encoder_full, text_encoder_layer0, or another group",
     )
     scope: str = setting(
-        "", "wider concept that stays, from which the concept is erased; empty is everything", symbol="scope"
+        "",
+        "wider concept that stays and is erased from; empty is everything, for a style the prompt's subject",
+        symbol="scope",
     )
     negative_guidance: float = setting(
         1.0, "how far the target is pushed away from the concept", symbol="η", source="arXiv:2303.07345", ge=0

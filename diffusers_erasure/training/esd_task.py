@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,19 @@ from .losses import TOTAL, esd_target, noise_loss
 from .student import Student, frozen_unet
 
 
+@dataclass(frozen=True)
+class ScopedPrompt:
+    """A wording of the concept, and the wider concept that it is erased from.
+
+    Attributes:
+        prompt: "a dog, ink style".
+        scope: "a dog"; "" is everything, the unconditional prediction.
+    """
+
+    prompt: str
+    scope: str = ""
+
+
 class ESDTask:
     """A `TrainingTask`: ESD for a UNet or for a text encoder.
 
@@ -30,7 +44,7 @@ class ESDTask:
     Args:
         components: The frozen base model.
         student: What is trained.
-        prompts: Wordings of the concepts, drawn uniformly.
+        prompts: Wordings of the concepts, drawn uniformly, each with what it is erased from.
         settings: Of ESD.
         progress: Told how far a pool of trajectories is.
     """
@@ -39,13 +53,14 @@ class ESDTask:
         self,
         components: DiffusionComponents,
         student: Student,
-        prompts: Sequence[str],
+        prompts: Sequence[ScopedPrompt],
         settings: ESDConfig,
         *,
         progress: BankProgress | None = None,
     ) -> None:
         self.components, self.student, self.settings = components, student, settings
-        self.prompts = tuple(prompts)
+        self.prompts = tuple(one.prompt for one in prompts)
+        self.scopes = tuple(settings.scope or one.scope for one in prompts)
         self.text = TextPath(components)
         self.teacher = NoisePredictor.of(components)
         trains_unet = student.component == "unet"
@@ -53,7 +68,7 @@ class ESDTask:
         self.pupil = NoisePredictor.of(components, unet=unet)
         with evaluating(components.text_encoder):
             self.concepts = self.text.encode(self.prompts)
-            self.scope = self.text.encode(settings.scope) if settings.scope else None
+            self.scope = self.text.encode(self.scopes) if any(self.scopes) else None
         self.for_scope = bool(settings.scope) and settings.target_rule == "code"
         self.asked = (settings.scope,) if self.for_scope else self.prompts
         chosen = settings.latents_from or ("student" if trains_unet else "pool")
@@ -109,7 +124,8 @@ class ESDTask:
         if self.for_scope:
             concept = self.teacher(found.latents, found.timesteps, self.concepts[list(chosen)])
             return concept, found.target_conditional
-        return found.target_conditional, self.teacher(found.latents, found.timesteps, self.scope)
+        scopes = self.scope[list(chosen)]
+        return found.target_conditional, self.teacher(found.latents, found.timesteps, scopes)
 
     def _states(self, rows: Sequence[int]) -> Tensor:
         """Text states that the student is asked with, `(batch, tokens, width)`."""
@@ -117,7 +133,7 @@ class ESDTask:
             path = TextPath(self.components, encoder=self.student.module)
             return path.states(path.ids([self.asked[row] for row in rows]))
         if self.for_scope and self.scope is not None:
-            return self.scope.expand(len(rows), -1, -1)
+            return self.scope[rows]
         return self.concepts[list(rows)]
 
     def identity(self) -> Mapping[str, Any]:
@@ -126,6 +142,7 @@ class ESDTask:
             "text_encoder": fingerprint(self.components.text_encoder),
             "unet": fingerprint(self.components.unet),
             "prompts": list(self.prompts),
+            "scopes": list(self.scopes),
         }
 
     def state(self) -> Mapping[str, Tensor]:

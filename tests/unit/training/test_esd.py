@@ -19,9 +19,9 @@ from diffusers_erasure.artifacts.tensors import component_tensors
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.errors import ConfigError, TrainingError
 from diffusers_erasure.training.draws import StepDraws
-from diffusers_erasure.training.esd import train_esd
+from diffusers_erasure.training.esd import concept_prompts, train_esd
 from diffusers_erasure.training.esd_settings import ESDConfig
-from diffusers_erasure.training.esd_task import ESDTask
+from diffusers_erasure.training.esd_task import ESDTask, ScopedPrompt
 from diffusers_erasure.training.losses import esd_target, noise_loss, weighted_losses
 from diffusers_erasure.training.stopping import TrainingStopped
 from diffusers_erasure.training.student import Student
@@ -50,7 +50,7 @@ def task_of(pipe: StableDiffusionPipeline, **values: object) -> ESDTask:
     student = Student.of(
         components, chosen.train_method, gradient_checkpointing=chosen.gradient_checkpointing
     )
-    return ESDTask(components, student, ["dog", "owl"], chosen)
+    return ESDTask(components, student, [ScopedPrompt("dog"), ScopedPrompt("owl")], chosen)
 
 
 @settings(max_examples=50, deadline=None)
@@ -140,6 +140,48 @@ def test_a_scope_takes_the_place_that_the_rule_gives_it(
         target = esd_target(concept, empty, 1.0, scope=scope, rule=rule)  # type: ignore[arg-type]
         expected = noise_loss(said(asked), target)  # an untrained student is the teacher
         found = task.losses(StepDraws.at(0, 0, batch=3))["loss"]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_style_is_erased_from_the_subjects_that_it_is_worded_with() -> None:
+    for anchors in ({}, {"anchor": ["noto"]}):
+        chosen = config(concept=["ink"], preset="embedded", **anchors)
+        found = concept_prompts(chosen, world="embedded")
+        assert ScopedPrompt("a dog, ink style", "a dog") in found
+        assert all(one.scope and one.scope in one.prompt for one in found)
+    code = config(concept=["ink"], preset="code", num_templates=4)
+    assert {one.scope for one in concept_prompts(code, world="embedded")} == {""}
+
+
+def test_objects_and_members_of_a_theme_are_erased_from_everything() -> None:
+    for concept in ("dog", "weapons"):
+        found = concept_prompts(config(concept=[concept], preset="embedded"), world="embedded")
+        assert len(found) > 4
+        assert {one.scope for one in found} == {""}
+
+
+def test_each_prompt_has_its_own_scope(tiny_pipe: StableDiffusionPipeline) -> None:
+    """The target moves away from the concept as seen from the prompt's subject; "" is the empty prompt."""
+    chosen = config(negative_guidance=1.5, latents_from="frozen")
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    student = Student.of(components, chosen.train_method)
+    prompts = [ScopedPrompt("dog owl", "owl"), ScopedPrompt("owl")]
+    task = ESDTask(components, student, prompts, chosen)
+    draws = StepDraws.at(0, 0, batch=6)
+    rows = list(draws.integers(2))
+    assert set(rows) == {0, 1}
+    drawn = task.latents.draw(draws, rows)
+
+    def said(names: list[str]) -> Tensor:
+        return task.teacher(drawn.latents, drawn.timesteps, task.text.encode(names))
+
+    with torch.no_grad():
+        concept = said([prompts[row].prompt for row in rows])
+        origin = said([prompts[row].scope for row in rows])
+        expected = noise_loss(
+            concept, origin - 1.5 * (concept - origin)
+        )  # an untrained student is the teacher
+        found = task.losses(StepDraws.at(0, 0, batch=6))["loss"]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
