@@ -10,6 +10,7 @@ which draws with the embedded pipeline.
 
 from __future__ import annotations
 
+import functools
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -188,22 +189,14 @@ def tiny_pipe_folder(
 
 
 @pytest.fixture
-def tiny_artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Artifact:
-    """An erasure of "church" from the tiny pipeline: random changes of every cross-attention value matrix."""
-    import torch
-
-    from diffusers_erasure.artifacts import BaseModelRef, DeltaEdit, build_artifact
+def artifact_of(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Callable[..., Artifact]:
+    """Function from edits by component to an erasure of "church" from the tiny pipeline."""
+    from diffusers_erasure.artifacts import BaseModelRef, build_artifact
     from diffusers_erasure.concepts import resolve_concepts
 
-    generator = torch.Generator().manual_seed(0)
-    deltas = {
-        key: torch.randn(value.shape, generator=generator)
-        for key, value in tiny_pipe.unet.state_dict().items()
-        if "attn2.to_v" in key
-    }
-    return build_artifact(
+    return functools.partial(
+        build_artifact,
         tiny_pipe,
-        {"unet": DeltaEdit(deltas)},
         method="uce",
         method_version="1",
         settings={},
@@ -213,6 +206,22 @@ def tiny_artifact(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) ->
         steps=0,
         canary_prompts=["a church"],
     )
+
+
+@pytest.fixture
+def tiny_artifact(tiny_pipe: StableDiffusionPipeline, artifact_of: Callable[..., Artifact]) -> Artifact:
+    """An erasure of "church" from the tiny pipeline: random changes of every cross-attention value matrix."""
+    import torch
+
+    from diffusers_erasure.artifacts import DeltaEdit
+
+    generator = torch.Generator().manual_seed(0)
+    deltas = {
+        key: torch.randn(value.shape, generator=generator)
+        for key, value in tiny_pipe.unet.state_dict().items()
+        if "attn2.to_v" in key
+    }
+    return artifact_of({"unet": DeltaEdit(deltas)})
 
 
 @pytest.fixture

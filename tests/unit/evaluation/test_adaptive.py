@@ -14,12 +14,11 @@ from diffusers import StableDiffusionPipeline
 from pydantic import ValidationError
 from rich.console import Console
 
-from diffusers_erasure.artifacts import BaseModelRef, DeltaEdit, build_artifact
+from diffusers_erasure.artifacts import DeltaEdit
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.attacks import Access, AttackConfig, AttackSpec, Place, attack_named
 from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
 from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
-from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.evaluation import runner
 from diffusers_erasure.evaluation.adaptive import Adaptivity
 from diffusers_erasure.evaluation.attack_report import AttackSection, summary
@@ -46,7 +45,7 @@ def spec(name: str, *places: Place) -> AttackSpec:
 
 
 @pytest.fixture
-def edit(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Callable[..., Artifact]:
+def edit(tiny_pipe: StableDiffusionPipeline, artifact_of: Callable[..., Artifact]) -> Callable[..., Artifact]:
     """Builder of artifacts: `edit("unet", "attn2.to_v", "conv_in")` changes weights with such names."""
 
     def build(**parts: tuple[str, ...]) -> Artifact:
@@ -60,18 +59,7 @@ def edit(tiny_pipe: StableDiffusionPipeline, tiny_pipe_folder: Path) -> Callable
             )
             for component, chosen in parts.items()
         }
-        return build_artifact(
-            tiny_pipe,
-            edits,
-            method="test",
-            method_version="1",
-            settings={},
-            concepts=resolve_concepts(["church"]),
-            base=BaseModelRef(id=str(tiny_pipe_folder)),
-            seed=0,
-            steps=0,
-            canary_prompts=["a church"],
-        )
+        return artifact_of(edits)
 
     return build
 
