@@ -74,7 +74,7 @@ class ESDConfig(GradientTrainingConfig):
     pool_trajectories: int = setting(32, "trajectories of each prompt in a pool", ge=1)
     use_synonyms: bool = setting(False, "erase the concept's known synonyms too")
     num_templates: int | None = setting(
-        0, "most wordings per word; 0 takes the bare word alone, none takes all", ge=0
+        0, "most wordings per word; 0 takes the bare word alone, None takes all", ge=0
     )
     artifact_dtype: StoredType = setting(
         "float32", "precision in which the changes are stored", recorded=False

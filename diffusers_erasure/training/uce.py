@@ -61,14 +61,14 @@ class UCEConfig(TrainingConfig):
     )
     use_synonyms: bool = setting(True, "map the concept's known synonyms too")
     num_templates: int | None = setting(
-        None, "most wordings per word; 0 takes the bare word alone, none takes all", ge=0
+        None, "most wordings per word; 0 takes the bare word alone, None takes all", ge=0
     )
     retain_prompts: Literal["auto", "embedded", "general", "none"] = setting(
         "auto",
         "which prompts are kept: the embedded pipeline's, everyday scenes, or none; auto goes by the base",
     )
     retain: tuple[str, ...] = setting((), "further prompt to keep", symbol="P")
-    max_retain_prompts: int | None = setting(None, "most prompts of the retain set; none takes all", ge=1)
+    max_retain_prompts: int | None = setting(None, "most prompts of the retain set; None takes all", ge=1)
     preserve_scale: float = setting(0.1, "weight of what is kept against what is mapped", symbol="η", ge=0)
     weighting: Literal["mean", "sum"] = setting(
         "mean", "average over the mapped and over the kept states, or plain sums as in the paper"
