@@ -33,21 +33,19 @@ from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.canary import choose_prompts
-from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
-from diffusers_erasure.concepts import Concept, ConceptSet
 from diffusers_erasure.diffusion import DiffusionComponents
-from diffusers_erasure.errors import ConfigError
-from diffusers_erasure.prompts import World, erasure_pairs, world_of
+from diffusers_erasure.prompts import world_of
 
-from .callbacks import Callback, ReportProgress
+from .callbacks import ReportProgress
+from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .esd_settings import ESDConfig
-from .esd_task import ESDTask, ScopedPrompt
+from .esd_task import ESDTask
 from .loop import run_training
 from .registry import erasure_method
 from .student import Student
-from .validation import draw_pictures, validation_grid
+from .validation import validation_watchers
 
 
 @erasure_method(name="esd", config=ESDConfig)
@@ -69,7 +67,8 @@ def train_esd(
     """
     components = DiffusionComponents.from_pipeline(pipe)
     world = world_of(base.id)
-    prompts = concept_prompts(config, world=world)
+    scoped = config.target_rule == "paper"  # the code's rule takes one scope and no subjects
+    prompts = concept_prompts(config, world=world, scoped=scoped)
     student = Student.of(
         components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
     )
@@ -80,22 +79,12 @@ def train_esd(
         config,
         progress=lambda done, total: progress(Progress("trajectories", done, total)),
     )
-    watchers: list[Callback] = [ReportProgress(progress)]
-    if config.validation_prompt and config.run_folder is not None:
-        watchers.append(
-            validation_grid(
-                lambda prompts: draw_pictures(pipe, student, prompts, world=world, seed=config.seed),
-                config.validation_prompt,
-                config.run_folder,
-                every=config.validation_steps,
-                each=config.num_validation_images,
-            )
-        )
+    watchers = [ReportProgress(progress), *validation_watchers(pipe, student, config, world=world)]
     outcome = run_training(task, config, watchers)
     progress(Progress("artifact", 0, 1))
     artifact = build_artifact(
         pipe,
-        {student.component: _changed(student, config)},
+        {student.component: student.edit(config.artifact_dtype)},
         method="esd",
         method_version="1",
         settings=config.records(),
@@ -107,32 +96,3 @@ def train_esd(
     )
     progress(Progress("artifact", 1, 1))
     return artifact
-
-
-def concept_prompts(config: ESDConfig, *, world: World) -> tuple[ScopedPrompt, ...]:
-    """Every wording of every concept, each once; by the paper's rule a style is erased from subjects.
-
-    The code's rule asks the student for the scope's prompt, so that it takes one scope and no subjects.
-    """
-    concepts = ConceptSet(concepts=tuple(_without_anchor(one) for one in config.concepts))
-    pairs = erasure_pairs(concepts, world=world, synonyms=config.use_synonyms, limit=config.num_templates)
-    scoped = config.target_rule == "paper"
-    found = {pair.source: ScopedPrompt(pair.source, pair.target if scoped else "") for pair in pairs}
-    return tuple(found.values())
-
-
-def _without_anchor(concept: Concept) -> Concept:
-    """The concept mapped to nothing: the target of its pairs is what the prompt says beside it."""
-    members = tuple(_without_anchor(member) for member in concept.members)
-    return concept.model_copy(update={"anchor": "", "members": members})
-
-
-def _changed(student: Student, config: ESDConfig) -> DeltaEdit:
-    edit = student.edit(config.artifact_dtype)
-    if not edit.deltas:
-        raise ConfigError(
-            f"{config.max_train_steps} steps at a learning rate of {config.learning_rate:g} changed no "
-            f"weight of {config.train_method} as {config.artifact_dtype}; expected a change; raise the "
-            f"learning rate or the number of steps"
-        )
-    return edit

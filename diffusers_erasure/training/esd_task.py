@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,24 +14,12 @@ from diffusers_erasure.diffusion.bank import BankDraw, BankProgress
 from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.errors import ConfigError
 
+from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
 from .esd_settings import ESDConfig
-from .latents import LatentsFrom, TeacherLatents, unconditional_of
+from .latents import BANK_MODES, LatentsFrom, TeacherLatents, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss
 from .student import Student, frozen_unet
-
-
-@dataclass(frozen=True)
-class ScopedPrompt:
-    """A wording of the concept, and the wider concept that it is erased from.
-
-    Attributes:
-        prompt: "a dog, ink style".
-        scope: "a dog"; "" is everything, the unconditional prediction.
-    """
-
-    prompt: str
-    scope: str = ""
 
 
 class ESDTask:
@@ -85,7 +72,7 @@ class ESDTask:
             self.components,
             self.asked,
             BankSettings(
-                mode="pool" if chosen == "pool" else "fresh",
+                mode=BANK_MODES[chosen],
                 steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 alignment=settings.alignment,
@@ -146,9 +133,9 @@ class ESDTask:
         }
 
     def state(self) -> Mapping[str, Tensor]:
-        """Nothing: what a step does follows from weights and draws."""
-        return {}
+        """Trajectories that are not used up; in all other modes a step follows from weights and draws."""
+        return self.latents.bank.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """There is nothing to take up."""
-        del state
+        """Go on with the trajectories of a `state`."""
+        self.latents.bank.load_state(state)

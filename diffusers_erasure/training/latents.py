@@ -1,30 +1,40 @@
 """Noisy latents to train on, with what the frozen teacher says there, addressed by a step's draws.
 
-Three ways to make them, by cost:
+Four ways to make them, by cost:
 
-student   the model in training samples each one (ESD's paper: the latents follow what the model has become)
-frozen    the teacher samples each one (the present code of ESD's authors)
-pool      the teacher's trajectories are sampled once and drawn from; for a text encoder in training, whose
-          latents come from the teacher anyway, this is the same law at a fraction of the cost
+student      the model in training samples each one (ESD's paper: latents follow what the model has become)
+frozen       the teacher samples each one (the present code of ESD's authors)
+trajectory   each trajectory of the teacher serves every step index once: the law of `frozen`, draw by draw,
+             at a tenth of its cost
+pool         the teacher's trajectories are sampled once and drawn from
+
+For a text encoder in training, whose latents come from the teacher anyway, the last two cost nothing in truth
+to the paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Self
 
 import torch
+import torch.distributed as processes
 from torch import Tensor
 
-from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, latent_shape
+from diffusers_erasure.diffusion import BankMode, DiffusionComponents, NoisePredictor, latent_shape
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress, TrajectoryBank
 from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.errors import ConfigError
 
 from .draws import StepDraws
 
-LatentsFrom = Literal["student", "frozen", "pool"]
+LatentsFrom = Literal["student", "frozen", "trajectory", "pool"]
+BANK_MODES: Mapping[LatentsFrom, BankMode] = MappingProxyType(
+    {"student": "fresh", "frozen": "fresh", "trajectory": "per_trajectory", "pool": "pool"}
+)
+"""How the bank makes each."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,18 @@ class TeacherLatents:
         Args:
             components: The frozen base model.
             prompts: What is sampled for.
-            settings: Mode "fresh" or "pool", steps, guidance, alignment.
+            settings: Mode, steps, guidance, alignment.
             sampler: The model in training, if it is the one that samples.
             progress: Told how far a pool is.
+
+        Raises:
+            ConfigError: Several processes would use the same trajectories up.
         """
+        if settings.mode == "per_trajectory" and _processes() > 1:
+            raise ConfigError(
+                f"latents_from trajectory with {_processes()} processes cannot be done: each would use up "
+                "the same trajectories; expected one process; take latents_from pool, or frozen"
+            )
         told = progress if settings.mode == "pool" else None
         return cls(TrajectoryBank.build(components, prompts, settings, sampler=sampler, progress=told))
 
@@ -66,7 +84,7 @@ class TeacherLatents:
             draws: Randomness of the pass.
             prompts: Number of each sample's prompt.
         """
-        if self.bank.settings.mode == "pool":
+        if self.bank.settings.mode != "fresh":
             rows = [
                 self.bank.draw(generator, 1, prompts=[prompt])
                 for generator, prompt in zip(draws.samples, prompts, strict=True)
@@ -90,6 +108,12 @@ class TeacherLatents:
             batch_size=self.bank.settings.batch_size,
         )
         return BankDraw(pairs.latents, pairs.timesteps, pairs.conditional, pairs.unconditional, chosen)
+
+
+def _processes() -> int:
+    """Processes that train together."""
+    together = processes.is_available() and processes.is_initialized()
+    return processes.get_world_size() if together else 1
 
 
 def _joined(rows: Sequence[BankDraw]) -> BankDraw:

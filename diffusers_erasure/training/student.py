@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from diffusers_erasure.artifacts.copying import edited_copy
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.tensors import canonical_name
-from diffusers_erasure.diffusion import Component, DiffusionComponents, component_of, trainable_parameters
+from diffusers_erasure.diffusion import (
+    Component,
+    DiffusionComponents,
+    LayerPart,
+    component_of,
+    trainable_parameters,
+)
+from diffusers_erasure.errors import ConfigError
 
 StoredType = Literal["float32", "bfloat16", "float16"]
 
@@ -40,13 +47,19 @@ class Student:
 
     @classmethod
     def of(
-        cls, components: DiffusionComponents, group: str, *, gradient_checkpointing: bool = False
+        cls,
+        components: DiffusionComponents,
+        group: str,
+        *,
+        part: LayerPart = "all",
+        gradient_checkpointing: bool = False,
     ) -> Student:
         """Copy the component that a parameter group belongs to, ready to be trained.
 
         Args:
             components: The base model; not changed.
             group: Which weights are trained, see `parameter_groups`.
+            part: Of a text encoder's layers: all of them, their attention or their feed-forward part.
             gradient_checkpointing: Compute activations again in the backward pass.
 
         Raises:
@@ -54,15 +67,16 @@ class Student:
         """
         component = component_of(group)
         base = getattr(components, component)
-        teacher = {canonical_name(name): p.detach() for name, p in trainable_parameters(base, group).items()}
+        chosen = trainable_parameters(base, group, part=part)
+        teacher = {canonical_name(name): p.detach() for name, p in chosen.items()}
         module = edited_copy(base, {name: weight.clone() for name, weight in teacher.items()})
         module.requires_grad_(False)
         module.eval()
-        chosen = trainable_parameters(module, group)
-        for parameter in chosen.values():
+        own = trainable_parameters(module, group, part=part)
+        for parameter in own.values():
             parameter.requires_grad_(True)
         _prepare(module, component, gradient_checkpointing=gradient_checkpointing)
-        named = {canonical_name(name): parameter for name, parameter in chosen.items()}
+        named = {canonical_name(name): parameter for name, parameter in own.items()}
         return cls(component, module, named, teacher)
 
     def edit(self, stored: StoredType = "float32") -> DeltaEdit:
@@ -70,6 +84,9 @@ class Student:
 
         Args:
             stored: dtype of the differences.
+
+        Raises:
+            ConfigError: Nothing changed.
         """
         dtype = getattr(torch, stored)
         deltas = {}
@@ -77,6 +94,11 @@ class Student:
             delta = (parameter.detach().double() - self.teacher[name].double()).to("cpu", dtype)
             if bool(delta.any()):
                 deltas[name] = delta
+        if not deltas:
+            raise ConfigError(
+                f"training changed none of {len(self.parameters)} weights of the {self.component}, stored as "
+                f"{stored}; expected a change; raise the learning rate or the number of steps"
+            )
         return DeltaEdit(deltas)
 
 

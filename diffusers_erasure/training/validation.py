@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,31 +15,38 @@ from diffusers_erasure.embedded import EMBEDDED_GUIDANCE_SCALE
 from diffusers_erasure.prompts import World
 
 from .callbacks import Callback, SampleGrid
+from .guided_settings import GuidedErasureConfig
 from .student import Student
 
 _STEPS = 25
 _GUIDANCE: Mapping[World, float] = MappingProxyType({"general": 7.5, "embedded": EMBEDDED_GUIDANCE_SCALE})
 
 
-def validation_grid(
-    draw: Callable[[Sequence[str]], list[Image.Image]],
-    prompts: Sequence[str],
-    folder: Path,
-    *,
-    every: int,
-    each: int,
-) -> Callback:
-    """A callback that draws each prompt several times, one row a prompt.
+def validation_watchers(
+    pipe: DiffusionPipeline, student: Student, config: GuidedErasureConfig, *, world: World
+) -> list[Callback]:
+    """The callback that draws the validation prompts, several pictures and one row each; none without them.
+
+    Grids go to `samples` in the run's folder.
 
     Args:
-        draw: Draws a list of prompts with the model as it stands.
-        prompts: What to draw.
-        folder: Of the run; the pictures go to `samples` in it.
-        every: Steps between grids.
-        each: Pictures of each prompt.
+        pipe: The base pipeline.
+        student: What takes a component's place in it.
+        config: Names the prompts, how many pictures of each, and how often.
+        world: What the pipeline knows.
     """
-    repeated = [prompt for prompt in prompts for _ in range(each)]
-    return SampleGrid(lambda: draw(repeated), folder / "samples", every=every, columns=each)
+    if not config.validation_prompt or config.run_folder is None:
+        return []
+    each = config.num_validation_images
+    prompts = [prompt for prompt in config.validation_prompt for _ in range(each)]
+    return [
+        SampleGrid(
+            lambda: draw_pictures(pipe, student, prompts, world=world, seed=config.seed),
+            config.run_folder / "samples",
+            every=config.validation_steps,
+            columns=each,
+        )
+    ]
 
 
 def draw_pictures(

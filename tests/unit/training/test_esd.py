@@ -18,10 +18,11 @@ from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.tensors import component_tensors
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.errors import ConfigError, TrainingError
+from diffusers_erasure.training.concept_prompts import ScopedPrompt, concept_prompts
 from diffusers_erasure.training.draws import StepDraws
-from diffusers_erasure.training.esd import concept_prompts, train_esd
+from diffusers_erasure.training.esd import train_esd
 from diffusers_erasure.training.esd_settings import ESDConfig
-from diffusers_erasure.training.esd_task import ESDTask, ScopedPrompt
+from diffusers_erasure.training.esd_task import ESDTask
 from diffusers_erasure.training.losses import esd_target, noise_loss, weighted_losses
 from diffusers_erasure.training.stopping import TrainingStopped
 from diffusers_erasure.training.student import Student
@@ -150,7 +151,7 @@ def test_a_style_is_erased_from_the_subjects_that_it_is_worded_with() -> None:
         assert ScopedPrompt("a dog, ink style", "a dog") in found
         assert all(one.scope and one.scope in one.prompt for one in found)
     code = config(concept=["ink"], preset="code", num_templates=4)
-    assert {one.scope for one in concept_prompts(code, world="embedded")} == {""}
+    assert {one.scope for one in concept_prompts(code, world="embedded", scoped=False)} == {""}
 
 
 def test_objects_and_members_of_a_theme_are_erased_from_everything() -> None:
@@ -337,5 +338,5 @@ def test_presets_are_defaults_that_flags_override() -> None:
 
 
 def test_a_change_that_rounds_to_nothing_is_refused(tiny_pipe: StableDiffusionPipeline) -> None:
-    with pytest.raises(ConfigError, match=r"changed no weight of esd-x.*raise the learning rate"):
+    with pytest.raises(ConfigError, match=r"changed none of .* weights of the unet.*raise the learning rate"):
         train_esd(tiny_pipe, config(learning_rate=1e-20, max_train_steps=1), base=BASE)
