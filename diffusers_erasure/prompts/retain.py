@@ -3,6 +3,7 @@
 For the embedded pipeline these are all its other concepts, synonyms and styles. For a pretrained model they
 are the everyday scenes of `retain.csv` beside this file, our own sentences. A prompt that says any erased
 word is left out; the empty prompt is always in, since classifier-free guidance draws with it at every step.
+`retain_sets` has further sets and a rule that one can extend.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def retain_prompts(
         split: Templates of training or of testing.
         limit: Most prompts, taken evenly from the whole list; None takes all.
     """
-    source = _embedded(split) if world == "embedded" else _general()
+    source = embedded_prompts(split) if world == "embedded" else scene_prompts()
     says_erased = word_pattern(concepts.words)
     kept = [prompt for prompt in dict.fromkeys(source) if not says_erased.search(prompt)]
     if limit is not None and limit < len(kept) + 1:
@@ -46,7 +47,8 @@ def word_pattern(words: frozenset[str]) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=2)
-def _embedded(split: Split) -> tuple[str, ...]:
+def embedded_prompts(split: Split) -> tuple[str, ...]:
+    """What the embedded pipeline can draw, whatever is erased; some prompts may be in it twice."""
     return tuple(_embedded_prompts(split))
 
 
@@ -73,7 +75,8 @@ def _embedded_prompts(split: Split) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1)
-def _general() -> tuple[str, ...]:
+def scene_prompts() -> tuple[str, ...]:
+    """The scenes of `retain.csv`: the subject alone, in its scene, and as a photo."""
     text = files(__package__).joinpath("retain.csv").read_text(encoding="utf-8")
     rows = tuple(csv.DictReader(text.splitlines()))
     alone = [row["subject"] for row in rows]
