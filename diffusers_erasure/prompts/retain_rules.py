@@ -5,11 +5,12 @@ and against it at once. For AdvUnlearn (arXiv:2405.15234, section 4) a language 
 are. Here `KeywordRule` decides by words, and the words are a table, `related.csv` beside this file:
 
     words     words for one thing, `|` between them; erasing one of them leaves out all
-    related   kinds of it, its parts, and what its pictures come with; left out too, but not the other way
-              round: erasing a steeple keeps the church
+    related   kinds of it, its parts, and what hardly has a picture without it; left out too, but not the
+              other way round: erasing poodles keeps the dog
 
-A concept that names a group of `nouns.csv` ("animal") leaves out that whole group. Whoever knows better, a
-language model for one, gives a rule of their own: a function, or its name as `package.module:function`.
+Neighbours are not in the table: they are what a retain set is for. A concept that names a group of
+`nouns.csv` ("animal") leaves out that whole group. Whoever knows better, a language model for one, gives a
+rule of their own: a function, or its name as `package.module:function`.
 """
 
 from __future__ import annotations
@@ -137,20 +138,20 @@ def load_rule(name: str) -> RetainRule:
     if not name:
         return KeywordRule()
     module, _, attribute = name.partition(":")
-    if not re.fullmatch(r"[\w.]+:\w+", name):
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         raise ConfigError(
             f"the retain rule {name!r} is no name of a function; expected 'package.module:function'; "
             f"write it so, or leave it empty for the built-in rule"
         )
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except (ImportError, ValueError, TypeError) as error:
+    except ImportError as error:
         raise ConfigError(
             f"the module {module!r} of the retain rule {name!r} cannot be imported ({error}); expected a "
             f"module on Python's path; install it, or put its folder on PYTHONPATH"
         ) from error
-    if not callable(found):
-        what = "has no such name" if found is None else f"is a {type(found).__name__}"
+    if not callable(found) or isinstance(found, type):
+        what = "does not exist in its module" if found is None else f"is of type {type(found).__name__!r}"
         raise ConfigError(
             f"the retain rule {name!r} {what}; expected a function of prompts and concepts; correct the part "
             f"after the colon"
@@ -171,8 +172,9 @@ def ask_rule(rule: RetainRule, prompts: tuple[str, ...], concepts: ConceptSet) -
     """
     answers = rule(prompts, concepts)
     name = getattr(rule, "__qualname__", type(rule).__name__)
-    if not isinstance(answers, Sequence) or isinstance(answers, str) or len(answers) != len(prompts):
-        got = f"{len(answers)} answers" if isinstance(answers, Sequence) else f"a {type(answers).__name__}"
+    is_list = isinstance(answers, Sequence) and not isinstance(answers, str)
+    if not is_list or len(answers) != len(prompts):
+        got = f"{len(answers)} answers" if is_list else f"a value of type {type(answers).__name__!r}"
         raise ConfigError(
             f"the retain rule {name!r} gave {got} for {len(prompts)} prompts; expected a list with one "
             f"answer for each prompt; correct the rule"

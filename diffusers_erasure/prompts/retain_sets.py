@@ -7,8 +7,8 @@
     a path    the user's own prompts: a .txt with one per line, or a .csv with a column `prompt`
 
 For the embedded pipeline each of the names stands for its own vocabulary, since it knows few of these words.
-The rules are those of `retain_rules`. Prompts up to a limit are picked in an order that does not depend on the
-concepts, so that two erasures of one base share nearly all, and what was computed for a prompt serves both.
+The rules are those of `retain_rules`. Under a limit, prompts are picked in an order that does not depend on
+the concepts: two erasures of one base share nearly all, and what was computed for a prompt serves both.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def select_retain_prompts(
     )
     if len(dropped) == len(prompts):
         raise ConfigError(
-            f"nothing is left of the retain set {source!r}: all {len(prompts)} prompts were left out, the "
-            f"first because it {dropped[0].reason}; expected at least one to stay; take another set or rule, "
-            f"or exclude less"
+            f"nothing is left of the retain set {source!r}: all {len(prompts)} prompts were left out, "
+            f"{dropped[0].prompt!r} because of: {dropped[0].reason}; expected at least one to stay; take "
+            f"another set or rule, or exclude less"
         )
     kept = _pick([reason is None for reason in reasons], None if limit is None else limit - with_empty)
     logger.info("retain set %s: %d of %d prompts left out", source, len(dropped), len(prompts))
@@ -155,10 +155,8 @@ def _reasons(
             f"as an item of its own, or give none"
         )
     asked = spoken(prompts, {word.strip(): f"says {word.strip()!r}, which is excluded" for word in exclude})
-    if rule == "":
-        rule = KeywordRule(related=world == "general")
-    elif isinstance(rule, str):
-        rule = load_rule(rule)
+    if isinstance(rule, str):
+        rule = load_rule(rule) if rule else KeywordRule(related=world == "general")
     ruled = ask_rule(rule, prompts, concepts)
     return tuple(first or second for first, second in zip(asked, ruled, strict=True))
 
