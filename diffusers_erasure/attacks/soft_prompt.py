@@ -10,7 +10,8 @@ published: Adam ("pgd" in the authors' code, though nothing is projected) and si
 the first step of both is the same, α times the sign.
 
 `soft_prompt_attack` is the attack as a function, for training and for evaluation alike. Every step takes
-gradients of its own at a draw of its own, and what is returned has made the last step.
+gradients of its own at a draw of its own, and what is returned has made the last step, unless `Descent` says
+otherwise.
 """
 
 from __future__ import annotations
@@ -58,11 +59,17 @@ class Descent:
         steps: K.
         learning_rate: α.
         rule: How a gradient becomes a step: Adam, or α times its sign (fast AT).
+        sum_gradients: Let each step see the sum of all gradients so far, as the authors' code does, which
+            never clears them.
+        drop_last_step: Give back what the last but one step made, as the authors' code does; one step then
+            gives back the start.
     """
 
     steps: int = 30
     learning_rate: float = 1e-3
     rule: StepRule = "adam"
+    sum_gradients: bool = False
+    drop_last_step: bool = False
 
 
 RowLoss = Callable[[Tensor, NoiseDraw], Tensor]
@@ -74,7 +81,7 @@ class SoftPromptFound:
     """What the attack found.
 
     Attributes:
-        delta: Free token embeddings after the last step, `(prompts, k, width)`, detached.
+        delta: Free token embeddings that were found, `(prompts, k, width)`, detached.
         losses: `(steps, prompts)`, each before its step.
         first_gradient: Largest entry of the first gradient per prompt, `(prompts,)`; 0 is a sign of masking.
     """
@@ -132,7 +139,7 @@ def soft_prompt_attack(
     batch = PlacedPrompts.of(prompts, text)
     state = AdamState.of(current)
     losses = []
-    first = torch.zeros(len(prompts))
+    first, summed = torch.zeros(len(prompts)), torch.zeros_like(current)
     for step in range(descent.steps):
         variable = current.clone().requires_grad_(True)
         drawn = draw(step)
@@ -141,16 +148,26 @@ def soft_prompt_attack(
             predicted = predictor(drawn.latents, drawn.timesteps, rows)
             per_prompt = loss(predicted, drawn).reshape(len(prompts), -1).mean(dim=1)
             gradient = gradient_to(variable, per_prompt, predictor.unet.dtype)
+        losses.append(per_prompt.detach().cpu())
+        if step == 0:
+            first = gradient.abs().flatten(1).amax(dim=1).cpu()
+        if descent.sum_gradients:
+            gradient = summed = _summed(summed, gradient, descent.rule)
+        if descent.drop_last_step and step + 1 == descent.steps:
+            break
         if descent.rule == "adam":
             current = adam_step(current, gradient, state, learning_rate=descent.learning_rate)
         else:
             current = current - descent.learning_rate * gradient.sign()
-        losses.append(per_prompt.detach().cpu())
-        if step == 0:
-            first = gradient.abs().flatten(1).amax(dim=1).cpu()
         if after_step is not None:
             after_step(step + 1, current)
     return SoftPromptFound(current, torch.stack(losses), first)
+
+
+def _summed(before: Tensor, gradient: Tensor, rule: StepRule) -> Tensor:
+    """What the authors' code holds as the gradient; its signed rule writes the sign into the sum itself."""
+    total = before + gradient
+    return total.sign() if rule == "sign" else total
 
 
 @dataclass(frozen=True)

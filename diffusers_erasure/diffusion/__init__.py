@@ -27,6 +27,7 @@ from .parameters import (
     frozen,
     only_trainable,
     parameter_groups,
+    text_layers_by_prefix,
     trainable_parameters,
 )
 from .sampling import Alignment, SamplingPath, partial_sample
@@ -73,6 +74,7 @@ __all__ = [
     "ordinary_tokens",
     "parameter_groups",
     "partial_sample",
+    "text_layers_by_prefix",
     "text_projections",
     "tokenize",
     "trainable_parameters",

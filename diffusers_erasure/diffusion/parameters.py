@@ -208,6 +208,22 @@ def _layer_numbers(group: str, layers: int) -> set[int]:
     return {int(part) for part in parts}
 
 
+def text_layers_by_prefix(group: str, encoder: Any) -> str:
+    """The group that AdvUnlearn's code takes for the one named: every layer whose number begins like it.
+
+    Args:
+        group: Any group; those of the UNet and `text_encoder_full` stay as they are.
+        encoder: The text encoder, which says how many layers there are.
+    """
+    match = _TEXT_LAYERS.fullmatch(group)
+    if match is None:
+        return group
+    named = {int(found[1]) for name, _ in encoder.named_parameters() if (found := _LAYER_PATH.search(name))}
+    asked = tuple(match[1].split("_"))
+    layers = [str(layer) for layer in sorted(named) if str(layer).startswith(asked)]
+    return f"text_encoder_layer{'_'.join(layers or asked)}"
+
+
 @contextmanager
 def only_trainable(module: Any, names: Collection[str]) -> Iterator[dict[str, nn.Parameter]]:
     """Let gradients go to these parameters of a module and to no other; flags are restored afterwards.

@@ -12,7 +12,6 @@ from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, TextPath, evaluating
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress
 from diffusers_erasure.diffusion.bank_settings import BankSettings
-from diffusers_erasure.errors import ConfigError
 
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
@@ -58,12 +57,7 @@ class ESDTask:
             self.scope = self.text.encode(self.scopes) if any(self.scopes) else None
         self.for_scope = bool(settings.scope) and settings.target_rule == "code"
         self.asked = (settings.scope,) if self.for_scope else self.prompts
-        chosen = settings.latents_from or ("student" if trains_unet else "pool")
-        if chosen == "student" and not trains_unet:
-            raise ConfigError(
-                f"latents_from student with {settings.train_method} cannot be done: a text encoder in "
-                "training samples no latents; expected frozen or pool; leave latents_from out for a pool"
-            )
+        chosen = settings.source_of_latents(trains_unet=trains_unet)
         self.latents = self._latents(chosen, progress)
 
     def _latents(self, chosen: LatentsFrom, progress: BankProgress | None) -> TeacherLatents:

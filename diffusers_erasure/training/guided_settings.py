@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 from diffusers_erasure.diffusion import Alignment
+from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
 from .latents import LatentsFrom
@@ -50,3 +51,20 @@ class GuidedErasureConfig(GradientTrainingConfig):
     validation_prompt: tuple[str, ...] = setting((), "prompt to draw during training", recorded=False)
     validation_steps: int = setting(100, "steps between these pictures", recorded=False, ge=1)
     num_validation_images: int = setting(2, "pictures of each validation prompt", recorded=False, ge=1)
+
+    def source_of_latents(self, *, trains_unet: bool) -> LatentsFrom:
+        """Who samples latents.
+
+        Args:
+            trains_unet: Whether the UNet is trained, or the text encoder.
+
+        Raises:
+            ConfigError: The student would sample, but it is a text encoder.
+        """
+        chosen = self.latents_from or ("student" if trains_unet else "pool")
+        if chosen == "student" and not trains_unet:
+            raise ConfigError(
+                f"latents_from student with {self.train_method} cannot be done: a text encoder in training "
+                "samples no latents; expected frozen, trajectory or pool; leave latents_from out for a pool"
+            )
+        return chosen

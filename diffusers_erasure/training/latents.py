@@ -89,7 +89,7 @@ class TeacherLatents:
                 self.bank.draw(generator, 1, prompts=[prompt])
                 for generator, prompt in zip(draws.samples, prompts, strict=True)
             ]
-            return _joined(rows)
+            return joined(rows)
         path, source = self.bank.source.path, self.bank.source
         positions = draws.integers(path.steps)
         told = torch.cat(
@@ -116,13 +116,14 @@ def _processes() -> int:
     return processes.get_world_size() if together else 1
 
 
-def _joined(rows: Sequence[BankDraw]) -> BankDraw:
-    """Draws of one row each as one draw."""
+def joined(rows: Sequence[BankDraw]) -> BankDraw:
+    """Draws one after the other as one draw."""
+    without = [row.target_unconditional for row in rows if row.target_unconditional is not None]
     return BankDraw(
         torch.cat([row.latents for row in rows]),
         torch.cat([row.timesteps for row in rows]),
         torch.cat([row.target_conditional for row in rows]),
-        torch.cat([unconditional_of(row) for row in rows]),
+        torch.cat(without) if len(without) == len(rows) else None,
         torch.cat([row.prompt_index for row in rows]),
     )
 

@@ -102,17 +102,19 @@ class Student:
         return DeltaEdit(deltas)
 
 
-def frozen_unet(unet: Any) -> Any:
+def frozen_unet(unet: Any, *, stored: StoredType | None = None, gradient_checkpointing: bool = False) -> Any:
     """A copy for passes that gradients go *through*, not to: it shares every weight and owns none.
 
     Args:
         unet: The caller's UNet; its flags and processors stay as they are.
+        stored: Precision of the copy; another one than the UNet's own costs memory of its own.
+        gradient_checkpointing: Compute activations again in the backward pass.
     """
     module = edited_copy(unet, {})
     module.requires_grad_(False)
     module.eval()
-    _plain_attention(module)
-    return module
+    _prepare(module, "unet", gradient_checkpointing=gradient_checkpointing)
+    return module if stored is None else module.to(getattr(torch, stored))
 
 
 def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool) -> None:

@@ -1,0 +1,146 @@
+"""Settings of AdvUnlearn, and its presets: see `advunlearn` for the method and whose the presets are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Literal, get_args
+
+from pydantic import model_validator
+
+from diffusers_erasure.attacks.soft_prompt import Descent, StepRule
+from diffusers_erasure.diffusion import LayerPart, Placement
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
+from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.settings import setting
+
+from .guided_settings import GuidedErasureConfig
+from .settings import Preset
+from .student import StoredType
+
+Deviation = Literal["words", "lost_step", "summed_gradients", "latest_slice", "layer_prefix"]
+"""What the authors' code does otherwise than the paper; see `advunlearn`."""
+DEVIATIONS: tuple[Deviation, ...] = get_args(Deviation)
+_PAPER = "arXiv:2405.15234"
+_OBJECT: Mapping[str, object] = MappingProxyType(
+    {"train_method": "text_encoder_layer0", "retain_weight": 0.5}
+)
+
+
+class AdvUnlearnConfig(GuidedErasureConfig):
+    """Settings of AdvUnlearn."""
+
+    presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
+        {
+            "object": Preset("the paper's, for objects: the first layer, γ = 0.5", _OBJECT),
+            "style": Preset("the paper's, for styles: the first layer, γ = 0.5", _OBJECT),
+            "nudity": Preset("the paper's, for nudity: every layer, γ = 0.3"),
+            "fast": Preset(
+                "the paper's fast AT, for objects and styles: one signed step",
+                {**_OBJECT, "attack_steps": 1, "attack_rule": "sign"},
+            ),
+            "reference": Preset(
+                "the commands of the authors' code with everything that it does otherwise",
+                {
+                    "adversary_warmup_steps": 200,
+                    "latents_from": "frozen",
+                    "alignment": "compvis",
+                    "deviations": DEVIATIONS,
+                },
+            ),
+            EMBEDDED_MODEL_ID: Preset(
+                "for the 64-pixel model of this package",
+                {
+                    "learning_rate": 1e-4,
+                    "retain_weight": 0.5,
+                    "num_inference_steps": 20,
+                    "pool_trajectories": 8,
+                    "use_synonyms": True,
+                    "num_templates": 4,
+                },
+            ),
+        }
+    )
+
+    train_method: str = setting(
+        "text_encoder_full",
+        "which weights are trained: text_encoder_full, text_encoder_layer0, or a group of the UNet",
+        source=_PAPER,
+    )
+    train_part: LayerPart = setting("all", "of a text encoder's layers: all, attn (attention) or ffn")
+    attack_steps: int = setting(
+        30, "steps of the adversary; 0 trains without one", symbol="K", source=_PAPER, ge=0
+    )
+    attack_learning_rate: float = setting(1e-3, "step size of the adversary", symbol="α", source=_PAPER, gt=0)
+    attack_rule: StepRule = setting("adam", "how its gradient becomes a step; sign is the paper's fast AT")
+    attack_tokens: int = setting(1, "free tokens of the adversary", symbol="k", source=_PAPER, ge=1)
+    attack_placement: Placement = setting(
+        Placement.PREFIX, "where they stand in the concept's prompt", source=_PAPER
+    )
+    attack_init: Literal["random", "latest"] = setting(
+        "random", "start of the search: random tokens, or where the last one ended", source=_PAPER
+    )
+    attack_batch_size: int = setting(1, "latents that each of its steps looks at", ge=1)
+    attack_every: int = setting(1, "iterations that one adversarial prompt serves", source=_PAPER, ge=1)
+    adversary_warmup_steps: int = setting(
+        0, "iterations on the plain concept before the adversary begins (the authors' code: 200)", ge=0
+    )
+    retain_mode: Literal["reg", "iter", "none"] = setting(
+        "reg",
+        "reg: the retain loss in every step; iter: steps of its own after each erasing step; none: no "
+        "retain set",
+        source=_PAPER,
+    )
+    retain_weight: float = setting(
+        0.3, "weight of the retain loss (without effect in mode iter)", symbol="γ", source=_PAPER, ge=0
+    )
+    retain_batch_size: int = setting(5, "retain prompts beside each concept sample", source=_PAPER, ge=1)
+    retain_steps: int = setting(1, "mode iter: retain steps after each erasing step", ge=1)
+    retain_set: str = setting(
+        "objects", "retain prompts: objects, classes, scenes, or a file of your own (txt, or csv: prompt)"
+    )
+    retain_exclude: tuple[str, ...] = setting((), "word that no retain prompt may say")
+    retain_rule: str = setting(
+        "", "what else leaves prompts out: a function package.module:function; empty is the built-in rule"
+    )
+    max_retain_prompts: int | None = setting(
+        243, "most retain prompts; None takes the whole set", source=_PAPER, ge=1
+    )
+    retain_empty: bool = setting(False, "retain the empty prompt too, which guidance draws with")
+    retain_trajectories: int = setting(1, "trajectories of each retain prompt in a pool", ge=1)
+    retain_pairs: int = setting(10, "latents kept of each of them", ge=1)
+    retain_bank: str = setting(
+        "", "folder for the retain set's pool, which every concept of one base model can use", recorded=False
+    )
+    frozen_dtype: StoredType | None = setting(
+        None, "precision of the frozen UNet that gradients pass through; its own unless given"
+    )
+    deviations: tuple[Deviation, ...] = setting(
+        (), "what to do as the authors' code does it otherwise than the paper"
+    )
+
+    @property
+    def descent(self) -> Descent:
+        """How the adversary goes down."""
+        return Descent(
+            self.attack_steps,
+            self.attack_learning_rate,
+            self.attack_rule,
+            sum_gradients="summed_gradients" in self.deviations,
+            drop_last_step="lost_step" in self.deviations,
+        )
+
+    @property
+    def cycle(self) -> int:
+        """Optimizer steps of an iteration: one, and in mode iter those of the retain set."""
+        return 1 + (self.retain_steps if self.retain_mode == "iter" else 0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> AdvUnlearnConfig:
+        if self.attack_steps and self.adversary_warmup_steps * self.cycle >= self.max_train_steps:
+            raise ConfigError(
+                f"the adversary would begin after {self.adversary_warmup_steps} iterations, but the run has "
+                f"{self.max_train_steps // self.cycle}; expected fewer; lower adversary_warmup_steps, or "
+                "attack_steps 0 to train without an adversary"
+            )
+        return self

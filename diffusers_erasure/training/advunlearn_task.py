@@ -1,0 +1,248 @@
+"""What AdvUnlearn minimises at one step: see `advunlearn` for the method, `adversary` for the lower level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.diffusion import BankDraw, DiffusionComponents, NoisePredictor, TextPath, evaluating
+from diffusers_erasure.diffusion.bank_settings import BankSettings
+from diffusers_erasure.prompts import World
+
+from .adversary import Adversary, AskedPrompt
+from .advunlearn_settings import AdvUnlearnConfig
+from .concept_prompts import ScopedPrompt
+from .draws import StepDraws
+from .latents import BANK_MODES, LatentsFrom, TeacherLatents, unconditional_of
+from .losses import TOTAL, esd_target, noise_loss, weighted_losses
+from .retention import Retention
+from .student import Student, frozen_unet
+
+BankReport = Callable[[str, int, int], None]
+"""Told which latents are made, how many trajectories are done, and of how many."""
+
+
+class AdvUnlearnTask:
+    """A `TrainingTask`: AdvUnlearn for a text encoder, or for a UNet.
+
+    Attributes:
+        erasing: Latents of the concept's wordings.
+        retention: Latents of the retain set; None without one.
+        adversary: Finds what the student is asked with.
+        pupil: The UNet that the student is asked through.
+
+    Args:
+        components: The frozen base model.
+        student: What is trained.
+        prompts: Wordings of the concepts, drawn uniformly, each with what it is erased from.
+        settings: Of AdvUnlearn.
+        world: Whose prompts the retain set holds.
+        progress: Told how far pools of trajectories are.
+    """
+
+    def __init__(
+        self,
+        components: DiffusionComponents,
+        student: Student,
+        prompts: Sequence[ScopedPrompt],
+        settings: AdvUnlearnConfig,
+        *,
+        world: World,
+        progress: BankReport | None = None,
+    ) -> None:
+        self.components, self.student, self.settings = components, student, settings
+        self.prompts = tuple(one.prompt for one in prompts)
+        self.scopes = tuple(settings.scope or one.scope for one in prompts)
+        self.trains_unet = student.component == "unet"
+        self.teacher = NoisePredictor.of(components)
+        self.pupil = NoisePredictor.of(components, unet=self._unet())
+        self.base_text = TextPath(components)
+        encoder = None if self.trains_unet else student.module
+        self.text = TextPath(components, encoder=encoder)
+        with evaluating(components.text_encoder):
+            self.scope = self.base_text.encode(self.scopes) if any(self.scopes) else None
+        source = settings.source_of_latents(trains_unet=self.trains_unet)
+        sampler = self.pupil if source == "student" else None
+        self.erasing = TeacherLatents.build(
+            components,
+            self.prompts,
+            self._bank(source, settings.pool_trajectories, unconditional=True),
+            sampler=sampler,
+            progress=_told(progress, "concept latents"),
+        )
+        self.retention = self._retention(source, sampler, world, progress)
+        self.adversary = Adversary(self.text, self.pupil, self.erasing.bank, self.prompts, settings)
+
+    def _unet(self) -> Any:
+        if self.trains_unet:
+            return self.student.module
+        settings = self.settings
+        return frozen_unet(
+            self.components.unet,
+            stored=settings.frozen_dtype,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
+
+    def _bank(
+        self, source: LatentsFrom, trajectories: int, *, unconditional: bool, pairs: int | None = None
+    ) -> BankSettings:
+        settings = self.settings
+        return BankSettings(
+            mode=BANK_MODES[source],
+            steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            alignment=settings.alignment,
+            trajectories_per_prompt=trajectories if source == "pool" else 1,
+            pairs_per_trajectory=pairs if source == "pool" else None,
+            unconditional=unconditional,
+            seed=settings.seed,
+        )
+
+    def _retention(
+        self,
+        source: LatentsFrom,
+        sampler: NoisePredictor | None,
+        world: World,
+        progress: BankReport | None,
+    ) -> Retention | None:
+        settings = self.settings
+        if settings.retain_mode == "none":
+            return None
+        return Retention.build(
+            self.components,
+            settings,
+            self._bank(
+                source,
+                settings.retain_trajectories,
+                unconditional=False,
+                pairs=settings.retain_pairs,
+            ),
+            world=world,
+            sampler=sampler,
+            progress=_told(progress, "retain latents"),
+        )
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The student's trained weights."""
+        return self.student.parameters
+
+    def losses(self, draws: StepDraws) -> Mapping[str, Tensor]:
+        """The upper level's loss, with its terms.
+
+        `erase` is ESD's loss with the student asked by the adversarial prompt, `retain` the distance to the
+        original on the retain set, `attack` what the adversary reached.
+        """
+        iteration, turn = divmod(draws.step, self.settings.cycle)
+        if turn:
+            return self._retain_only(draws)
+        asked = self.adversary.ask(draws, iteration)
+        found = self.erasing.draw(draws, [asked.number] * draws.batch)
+        retained = self._retained(draws) if self.settings.retain_mode == "reg" else None
+        erased, kept = self._predict(asked, found, retained)
+        terms = {"erase": noise_loss(erased, self._target(found, asked.number))}
+        if retained is not None:
+            terms["retain"] = noise_loss(kept, retained.target_conditional)
+        weights = {"retain": self.settings.retain_weight} if retained is not None else {}
+        told = {} if asked.loss is None else {"attack": asked.loss.to(erased.device)}
+        return {**weighted_losses(terms, weights), **told}
+
+    def _retain_only(self, draws: StepDraws) -> Mapping[str, Tensor]:
+        """A retain step of its own, in mode iter."""
+        retained = self._retained(draws)
+        predicted = self.pupil(retained.latents, retained.timesteps, self._states(None, retained))
+        loss = noise_loss(predicted, retained.target_conditional)
+        return {TOTAL: loss, "retain": loss.detach()}
+
+    def _retained(self, draws: StepDraws) -> BankDraw:
+        if self.retention is None:
+            raise RuntimeError("retain latents are asked for, but the run has no retain set")
+        return self.retention.draw(draws)
+
+    def _predict(
+        self, asked: AskedPrompt, found: BankDraw, retained: BankDraw | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the student says for the concept's latents and for the retained ones, in one UNet call."""
+        rows = found.latents.shape[0]
+        latents, timesteps = found.latents, found.timesteps
+        if retained is not None:
+            latents = torch.cat([latents, retained.latents])
+            timesteps = torch.cat([timesteps, retained.timesteps])
+        states = self._states(asked, retained)
+        concept, others = states[:1], states[1:]
+        predicted = self.pupil(latents, timesteps, torch.cat([concept.expand(rows, -1, -1), others]))
+        return predicted[:rows], predicted[rows:]
+
+    def _states(self, asked: AskedPrompt | None, retained: BankDraw | None) -> Tensor:
+        """Text states that the student is asked with: the concept's first, then the retained prompts'."""
+        ids, embeddings = [], []
+        if asked is not None:
+            ids.append(asked.ids)
+            embeddings.append(asked.embeddings)
+        if retained is not None and self.retention is not None:
+            rows = self.retention.ids[retained.prompt_index]
+            ids.append(rows)
+            embeddings.append(self.text.token_embeddings(rows))
+        with torch.set_grad_enabled(not self.trains_unet):
+            return self.text.states(torch.cat(ids), torch.cat(embeddings))
+
+    @torch.no_grad()
+    def _target(self, found: BankDraw, number: int) -> Tensor:
+        """ESD's target, always for the plain concept."""
+        scope = None
+        if self.scope is not None:
+            scope = self.teacher(found.latents, found.timesteps, self.scope[number])
+        return esd_target(
+            found.target_conditional,
+            unconditional_of(found),
+            self.settings.negative_guidance,
+            scope=scope,
+        )
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations so far, one for each sample of a batch: latents, attacks, training."""
+        sources = [self.erasing.bank.source]
+        if self.retention is not None:
+            sources.append(self.retention.bank.source)
+        samplers = [one.sampler for one in sources if one.sampler is not None]
+        predictors = [self.pupil, self.teacher, *(one.predictor for one in sources), *samplers]
+        return sum(counter.forward for counter in {one.counter for one in predictors})
+
+    def identity(self) -> Mapping[str, Any]:
+        """Fingerprints of everything that the run reads."""
+        return {
+            "text_encoder": fingerprint(self.components.text_encoder),
+            "unet": fingerprint(self.components.unet),
+            "prompts": list(self.prompts),
+            "scopes": list(self.scopes),
+            "retained": [] if self.retention is None else list(self.retention.prompts),
+        }
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The adversary's, and trajectories that are not used up."""
+        parts = {"adversary": self.adversary.state(), "erasing": self.erasing.bank.state()}
+        if self.retention is not None:
+            parts["retention"] = self.retention.bank.state()
+        return {f"{part}.{name}": value for part, held in parts.items() for name, value in held.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self.adversary.load_state(_part(state, "adversary"))
+        self.erasing.bank.load_state(_part(state, "erasing"))
+        if self.retention is not None:
+            self.retention.bank.load_state(_part(state, "retention"))
+
+
+def _told(progress: BankReport | None, what: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(what, done, total)
+
+
+def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
