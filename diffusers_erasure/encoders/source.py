@@ -1,27 +1,27 @@
 """The files of a text encoder: in a folder, or in a repository on the Hub at one commit.
 
-Weights are read through the same byte checks as artifacts. Pickles and shards are refused: a pickle can run
-code, and shards that were replaced one by one are a mixture of two models that loads silently.
+Weights are read through the same byte checks as artifacts, from safetensors or, where a folder has nothing
+else, from `pytorch_model.bin`, whose pickle is read as data and never run (`torch_archive`). Shards are
+refused: those that were replaced one by one are a mixture of two models that loads silently.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
 from diffusers_erasure.artifacts.hub import FolderSource, HubSource, check_subfolder, is_repo_id
-from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes, tensors_from
-from diffusers_erasure.errors import (
-    ArtifactFormatError,
-    ArtifactNotFoundError,
-    UnverifiedArtifactError,
-)
+from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes, sha256_of, tensors_from
+from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError
+
+from .torch_archive import read_torch_archive
 
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLED_FILE = "pytorch_model.bin"
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 MAX_WEIGHT_BYTES = 4 * 2**30
 """Room for the largest published CLIP text encoder (SDXL's second) in float32."""
 
@@ -111,33 +111,63 @@ class EncoderSource:
         """A file in words."""
         return self._place.describe(filename)
 
+    def altered_in_transit(self, filename: str) -> bool:
+        """Whether a download differs from the hash that the Hub gave it; a folder does not say."""
+        return self._place.altered_in_transit(self.path(filename))
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFile:
+    """The one file that holds an encoder's weights, as it was read.
+
+    Attributes:
+        name: `model.safetensors` or `pytorch_model.bin`.
+        origin: The file in words.
+        data: Its bytes, in memory of their own: a later change of the file does not reach them.
+    """
+
+    name: str
+    origin: str
+    data: bytearray
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes; ask before the tensors are changed in place, which share their memory."""
+        return sha256_of(self.data)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by the names that they have in the file."""
+        if self.name == PICKLED_FILE:
+            return read_torch_archive(self.data, origin=self.origin)
+        return tensors_from(self.data, parse_header(self.data, origin=self.origin))
+
+
+def read_weight_file(source: EncoderSource) -> WeightFile:
+    """The bytes of the encoder's one weight file: safetensors if there is one, else `pytorch_model.bin`.
+
+    Raises:
+        ArtifactNotFoundError: There is neither.
+        ArtifactFormatError: The weights are cut into shards.
+    """
+    name = WEIGHTS_FILE
+    if not source.has(WEIGHTS_FILE):
+        _refuse_shards(source)
+        name = PICKLED_FILE if source.has(PICKLED_FILE) else WEIGHTS_FILE
+    path = source.path(name)
+    origin = source.describe(name)
+    return WeightFile(name, origin, read_bytes(path, origin=origin, max_bytes=MAX_WEIGHT_BYTES))
+
 
 def read_weights(source: EncoderSource) -> tuple[dict[str, Tensor], str]:
-    """All tensors of the encoder's one safetensors file, and the file in words.
-
-    The tensors lie in memory of their own: a later change of the file does not reach them.
-    """
-    if not source.has(WEIGHTS_FILE):
-        raise _no_weights(source)
-    origin = source.describe(WEIGHTS_FILE)
-    data = read_bytes(source.path(WEIGHTS_FILE), origin=origin, max_bytes=MAX_WEIGHT_BYTES)
-    return tensors_from(data, parse_header(data, origin=origin)), origin
+    """All tensors of the encoder's one weight file, and the file in words."""
+    file = read_weight_file(source)
+    return file.tensors(), file.origin
 
 
-def _no_weights(source: EncoderSource) -> Exception:
-    if source.has(INDEX_FILE):
-        return ArtifactFormatError(
-            f"{source.label} is cut into shards ({INDEX_FILE}); expected one {WEIGHTS_FILE}, since a mixture "
-            "of old and new shards cannot be told from a whole; save it again as one file"
-        )
-    for name in PICKLE_FILES:
+def _refuse_shards(source: EncoderSource) -> None:
+    for name in INDEX_FILES:
         if source.has(name):
-            return UnverifiedArtifactError(
-                f"{source.label} has only pickled weights ({name}), which can run code when they are read "
-                f"and cannot be verified; expected {WEIGHTS_FILE}; convert the encoder to safetensors in a "
-                "process that you trust"
+            raise ArtifactFormatError(
+                f"{source.label} is cut into shards ({name}); expected one {WEIGHTS_FILE}, since a mixture "
+                "of old and new shards cannot be told from a whole; save it again as one file"
             )
-    return ArtifactNotFoundError(
-        f"{source.label} has no {WEIGHTS_FILE}; a text encoder's folder has config.json and {WEIGHTS_FILE}; "
-        "give the encoder's own folder (for one inside a pipeline: subfolder='text_encoder')"
-    )
