@@ -38,9 +38,9 @@ from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.canary import choose_prompts
-from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
 from diffusers_erasure.diffusion import DiffusionComponents, text_layers_by_prefix
-from diffusers_erasure.prompts import world_of
+from diffusers_erasure.prompts import RETAIN_SETS, world_of
 
 from .advunlearn_settings import AdvUnlearnConfig
 from .advunlearn_task import AdvUnlearnTask
@@ -99,7 +99,7 @@ def train_advunlearn(
         {student.component: student.edit(config.artifact_dtype)},
         method="advunlearn",
         method_version="1",
-        settings=config.records(),
+        settings=_records(config, task),
         concepts=config.concepts,
         base=base,
         seed=config.seed,
@@ -108,6 +108,15 @@ def train_advunlearn(
     )
     progress(Progress("artifact", 1, 1))
     return artifact
+
+
+def _records(config: AdvUnlearnConfig, task: AdvUnlearnTask) -> dict[str, SettingRecord]:
+    """The settings; a retain set of the user's own with its prompts, since nobody else has the file."""
+    records = config.records()
+    if config.retain_set in RETAIN_SETS or task.retention is None:
+        return records
+    own = SettingRecord(value=list(task.retention.prompts), meaning="what was retained, from a file")
+    return {**records, "retain_set": own}
 
 
 def _group(config: AdvUnlearnConfig, components: DiffusionComponents) -> str:

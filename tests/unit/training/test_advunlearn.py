@@ -12,8 +12,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.tensors import component_tensors
+from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.evaluation.splits import training_prompts
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.advunlearn import train_advunlearn
 from diffusers_erasure.training.advunlearn_settings import DEVIATIONS, AdvUnlearnConfig
@@ -225,6 +227,19 @@ def test_one_retain_bank_serves_every_concept(tiny_pipe: StableDiffusionPipeline
             for n in task.retention.draw(StepDraws.at(0, s, batch=1)).prompt_index.tolist()
         }
         assert {task.retention.bank.prompts[n] for n in seen} == set(task.retention.prompts)
+
+
+def test_an_artifact_says_what_a_file_of_ones_own_retained(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    """A path says nothing to others, and a test split must be compared with what was trained on."""
+    own = tmp_path / "prompts.txt"
+    own.write_text("a dog\na red chair\na blue chair")
+    values = {"retain_set": str(own), "retain_batch_size": 2, "max_train_steps": 1}
+    settings = train_advunlearn(tiny_pipe, config(**values), base=BASE).manifest.settings
+    assert settings["retain_set"].value == ["a red chair", "a blue chair"]
+    assert "a red chair" in training_prompts(tuple(resolve_concepts(["dog"])), settings)
+    assert str(tmp_path) not in str(settings)
 
 
 def test_a_retain_set_smaller_than_a_batch_is_refused(tiny_pipe: StableDiffusionPipeline) -> None:
