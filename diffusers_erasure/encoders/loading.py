@@ -132,7 +132,7 @@ def load_encoder(
         )
     source = EncoderSource.find(request.source, request.subfolder, request.revision, **request.hub_options())
     if source.has(MANIFEST_NAME):
-        loaded = _load_from_artifact(stock_class, request, base)
+        loaded = _load_from_artifact(stock_class, request, base, wanted)
     elif base is not None:
         raise ConfigError(
             f"base= was given, but {source.label} is a whole encoder, not an artifact; a base is only needed "
@@ -215,7 +215,10 @@ def _warn_unverified(label: str, reason: str) -> None:
 
 
 def _load_from_artifact(
-    stock_class: type[torch.nn.Module], request: LoadRequest, base: str | Path | torch.nn.Module | None
+    stock_class: type[torch.nn.Module],
+    request: LoadRequest,
+    base: str | Path | torch.nn.Module | None,
+    wanted: torch.dtype | None,
 ) -> LoadedEncoder:
     artifact = load_artifact(
         request.source,
@@ -235,7 +238,7 @@ def _load_from_artifact(
     encoder = (
         base
         if isinstance(base, torch.nn.Module)
-        else _load_base(stock_class, artifact, component, base, request)
+        else _widened(_load_base(stock_class, artifact, component, base, request), wanted)
     )
     edited, exact = _edit(artifact, component, spec, encoder)
     erasure = EncoderErasure(
@@ -275,6 +278,12 @@ def _load_base(
         config._attn_implementation = request.attn_implementation
     weights, label = read_weights(source)
     return build_encoder(stock_class, config, weights, where=label)
+
+
+def _widened(base: torch.nn.Module, wanted: torch.dtype | None) -> torch.nn.Module:
+    """The base in the dtype that was asked for, if that is wider: an edit is rounded to its base's dtype."""
+    stored = common_dtype(base.parameters())
+    return base.to(wanted) if wanted is not None and wanted.itemsize > stored.itemsize else base
 
 
 def _edit(

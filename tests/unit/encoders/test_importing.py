@@ -86,6 +86,21 @@ def test_the_erased_states_are_those_of_the_encoder(
     assert robust.erasure.concepts == ("church",)
 
 
+@unverified
+def test_a_base_stored_in_half_precision_does_not_round_the_erasure(
+    tiny_pipe: StableDiffusionPipeline, folder: Path, tmp_path: Path
+) -> None:
+    tiny_pipe.to(torch.float16).save_pretrained(tmp_path / "base")
+    out = save_artifact(imported(tiny_pipe.to(torch.float32), folder).artifact, tmp_path / "out")
+    foreign = RobustEncoder.from_pretrained(folder, allow_unverified=True)
+    base = tiny_pipe.text_encoder.state_dict()
+    foreign.load_state_dict({k: v if ".layers." in k else base[k] for k, v in foreign.state_dict().items()})
+    found = RobustEncoder.from_pretrained(out, base=tmp_path / "base", dtype=torch.float32)
+    expected = states(tiny_pipe, foreign)
+    torch.testing.assert_close(states(tiny_pipe, found), expected, rtol=1e-6, atol=1e-6)
+    assert RobustEncoder.from_pretrained(out, base=tmp_path / "base").dtype == torch.float16
+
+
 def test_only_what_changed_is_stored_and_counted(tiny_pipe: StableDiffusionPipeline, folder: Path) -> None:
     found = imported(tiny_pipe, folder)
     edit = found.artifact.edits["text_encoder"]
