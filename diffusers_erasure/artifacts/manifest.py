@@ -224,6 +224,11 @@ class Manifest(_Record):
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @property
+    def known_seed(self) -> int | None:
+        """Seed of the run; None (stored as a negative number) where an imported erasure does not tell it."""
+        return self.seed if self.seed >= 0 else None
+
+    @property
     def concept_names(self) -> tuple[str, ...]:
         """Names of the erased concepts."""
         return tuple(concept.name for concept in self.concepts)

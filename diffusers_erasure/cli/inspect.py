@@ -49,8 +49,10 @@ def _summary(manifest: Manifest) -> Table:
     table = _table("Erasure", "", "")
     revision = f" at {manifest.base.revision}" if manifest.base.revision else ""
     steps = f"{manifest.steps} steps" if manifest.steps else "closed form"
+    known = manifest.known_seed is not None
+    run = f"{steps}, seed {manifest.seed}" if known else "steps and seed of the training unknown"
     rows = {
-        "method": f"{manifest.method} {manifest.method_version} ({steps}, seed {manifest.seed})",
+        "method": f"{manifest.method} {manifest.method_version} ({run})",
         "base": f"{manifest.base.id}{revision}",
         "digest": manifest.digest,
         "created": manifest.created,

@@ -119,7 +119,7 @@ def erasure_record(subject: Subject, before: str, after: str) -> ErasureRecord:
         base_revision=manifest.base.revision if subject.model == manifest.base.id else None,
         scale=applied.scale if applied else 1.0,
         transfer=bool(applied and applied.transfer),
-        training_seed=manifest.seed,
+        training_seed=manifest.known_seed,
         state_before=str(before),
         state_after=str(after),
     )

@@ -67,6 +67,8 @@ def test_inspect_says_that_it_was_imported_and_from_where(
     shown = capsys.readouterr().out
     for words in ("advunlearn imported", "imported_from", "imported_sha256", "church_unlearned", "unknown"):
         assert words in shown
+    assert "steps and seed of the training unknown" in shown
+    assert "closed form" not in shown
 
 
 def test_it_verifies_on_its_base(command: list[str], tiny_pipe_folder: Path, tmp_path: Path) -> None:
