@@ -21,7 +21,12 @@ callbacks         progress, sample grids, measurements, the stop on divergence (
 losses            the papers' losses as pure functions
 student           the trainable copy of a component
 latents           noisy latents with what the frozen model says there
+concept_prompts   wordings of the concept, each with what it is erased from
+guided_settings   what every method is told that erases by negative guidance
 esd               erasing by negative guidance (esd_settings, esd_task)
+adversary         which prompt the model in training is attacked with (AdvUnlearn's lower level)
+retention         latents of what must stay
+advunlearn        a robust text encoder by adversarial training (advunlearn_settings, advunlearn_task)
 """
 
 from .callbacks import Callback, Measure, ReportProgress, SampleGrid, StepReport, StopOnDivergence

@@ -33,8 +33,8 @@ class ESDConfig(GuidedErasureConfig):
             EMBEDDED_MODEL_ID: Preset(
                 "for the 64-pixel model of this package",
                 {
-                    "max_train_steps": 200,
-                    "learning_rate": 3e-4,
+                    "max_train_steps": 100,
+                    "learning_rate": 1e-4,
                     "train_batch_size": 4,
                     "num_inference_steps": 20,
                     "latents_from": "pool",
