@@ -54,7 +54,7 @@ class AdvUnlearnConfig(GuidedErasureConfig):
                     "learning_rate": 1e-4,
                     "retain_weight": 0.5,
                     "num_inference_steps": 20,
-                    "pool_trajectories": 8,
+                    "pool_trajectories": 2,
                     "use_synonyms": True,
                     "num_templates": 4,
                 },
