@@ -140,28 +140,32 @@ def soft_prompt_attack(
     state = AdamState.of(current)
     losses = []
     first, summed = torch.zeros(len(prompts)), torch.zeros_like(current)
-    for step in range(descent.steps):
-        variable = current.clone().requires_grad_(True)
-        drawn = draw(step)
-        with frozen(text.encoder, predictor.unet), torch.enable_grad():
+    with frozen(text.encoder, predictor.unet), torch.enable_grad():
+        for step in range(descent.steps):
+            variable = current.clone().requires_grad_(True)
+            drawn = draw(step)
             rows = batch.states(text, variable).repeat_interleave(_rows_per_prompt(drawn, prompts), dim=0)
             predicted = predictor(drawn.latents, drawn.timesteps, rows)
             per_prompt = loss(predicted, drawn).reshape(len(prompts), -1).mean(dim=1)
             gradient = gradient_to(variable, per_prompt, predictor.unet.dtype)
-        losses.append(per_prompt.detach().cpu())
-        if step == 0:
-            first = gradient.abs().flatten(1).amax(dim=1).cpu()
-        if descent.sum_gradients:
-            gradient = summed = _summed(summed, gradient, descent.rule)
-        if descent.drop_last_step and step + 1 == descent.steps:
-            break
-        if descent.rule == "adam":
-            current = adam_step(current, gradient, state, learning_rate=descent.learning_rate)
-        else:
-            current = current - descent.learning_rate * gradient.sign()
-        if after_step is not None:
-            after_step(step + 1, current)
+            losses.append(per_prompt.detach().cpu())
+            if step == 0:
+                first = gradient.abs().flatten(1).amax(dim=1).cpu()
+            if descent.sum_gradients:
+                gradient = summed = _summed(summed, gradient, descent.rule)
+            if descent.drop_last_step and step + 1 == descent.steps:
+                break
+            current = _moved(current, gradient, state, descent)
+            if after_step is not None:
+                after_step(step + 1, current)
     return SoftPromptFound(current, torch.stack(losses), first)
+
+
+def _moved(current: Tensor, gradient: Tensor, state: AdamState, descent: Descent) -> Tensor:
+    """One step down."""
+    if descent.rule == "adam":
+        return adam_step(current, gradient, state, learning_rate=descent.learning_rate)
+    return current - descent.learning_rate * gradient.sign()
 
 
 def _summed(before: Tensor, gradient: Tensor, rule: StepRule) -> Tensor:
