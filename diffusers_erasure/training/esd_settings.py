@@ -33,7 +33,7 @@ class ESDConfig(GuidedErasureConfig):
             EMBEDDED_MODEL_ID: Preset(
                 "for the 64-pixel model of this package",
                 {
-                    "max_train_steps": 100,
+                    "max_train_steps": 80,
                     "learning_rate": 1e-4,
                     "train_batch_size": 4,
                     "num_inference_steps": 20,
