@@ -252,11 +252,6 @@ def test_an_adversary_that_never_begins_is_refused() -> None:
         config(adversary_warmup_steps=4)
 
 
-def test_a_text_encoder_cannot_sample(tiny_pipe: StableDiffusionPipeline) -> None:
-    with pytest.raises(ConfigError, match=r"latents_from student.*leave latents_from out"):
-        task_of(tiny_pipe, latents_from="student")
-
-
 @pytest.mark.parametrize(
     ("method", "component", "touched", "left"),
     [

@@ -82,7 +82,7 @@ def test_named_losses_add_up_by_weight() -> None:
 
 
 def test_a_text_encoder_in_training_samples_no_latents(tiny_pipe: StableDiffusionPipeline) -> None:
-    with pytest.raises(ConfigError, match="expected frozen or pool"):
+    with pytest.raises(ConfigError, match="expected frozen, trajectory or pool"):
         task_of(tiny_pipe, train_method="text_encoder_full", latents_from="student")
 
 
