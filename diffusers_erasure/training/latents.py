@@ -8,8 +8,8 @@ trajectory   each trajectory of the teacher serves every step index once: the la
              at a tenth of its cost
 pool         the teacher's trajectories are sampled once and drawn from
 
-For a text encoder in training, whose latents come from the teacher anyway, the last two cost nothing in truth
-to the paper.
+A text encoder in training reads latents of the teacher in any case, so that the last two change nothing of
+the method for it; a pool is a finite sample of the same law.
 """
 
 from __future__ import annotations
