@@ -5,9 +5,11 @@ word's embedding v is learned, or several that stand in a row, and nothing else:
 
     v  =  argmin  E ‖ ε − ε_erased(z_t, "a photo of a v") ‖²
 
-with z_t the noised latents of a random picture. v is learned once for a concept and then takes the place of
-the concept's own word in every attacked prompt, so that each prompt costs one judged picture. It is no typed
-text: an attacker needs the weights, or a service that takes embeddings.
+with z_t the noised latents of a random picture. A sentence about a style names a subject too, so that each
+picture of a style stands under the one that it was drawn from; anything else may stand under any sentence. v
+is learned once for a concept and then takes the place of the concept's own word in every attacked prompt, so
+that each prompt costs one judged picture. It is no typed text: an attacker needs the weights, or a service
+that takes embeddings.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusers_erasure.concepts import ConceptKind
+from diffusers_erasure.concepts import ConceptKind, resolve_concepts
 from diffusers_erasure.diffusion.noise import add_noise
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.prompts import PromptPair
 from diffusers_erasure.settings import setting
 
 from .adam import AdamState, adam_step
@@ -188,8 +191,8 @@ def invert(
         report: Told about every step.
     """
     generator = AttackedPrompt("", 0, concept).generator(config.seed, "concept_inversion")
-    latents, shown, base_queries = _pictures(concept, base, config, generator)
-    rows = _sentences(concept, target, config)
+    latents, drawn, shown, base_queries = _pictures(concept, base, config, generator)
+    rows = _sentences(concept, drawn, target, config)
     vectors = _start(concept, target, config)
     state, losses, zero_gradient = AdamState.of(vectors), [], False
     for step in range(config.steps):
@@ -217,8 +220,8 @@ def invert(
 
 def _pictures(
     concept: str, base: AttackTarget, config: ConceptInversionConfig, generator: torch.Generator
-) -> tuple[Tensor, int, int]:
-    """Latents of the base's pictures `(pictures, ...)`, how many show the concept, and their queries."""
+) -> tuple[Tensor, tuple[PromptPair, ...], int, int]:
+    """The base's pictures: latents `(pictures, ...)`, what each was drawn from, how many show it, queries."""
     pairs = concept_pairs(concept, config.concept_kind)
     count = DRAWN_PER_PICTURE * config.pictures
     prompts = [pairs[index % len(pairs)].source for index in range(count)]
@@ -237,22 +240,30 @@ def _pictures(
             config.pictures,
         )
     latents = encode_pictures(images[order], base).to(base.device)
-    return latents, shown, count * base.queries_per_picture
+    drawn = tuple(pairs[index % len(pairs)] for index in order.tolist())
+    return latents, drawn, shown, count * base.queries_per_picture
 
 
-def _sentences(concept: str, target: AttackTarget, config: ConceptInversionConfig) -> tuple[Placeholder, ...]:
-    """Training sentences with the placeholder in the concept's place, each once."""
-    found = {
-        with_placeholder(
+def _sentences(
+    concept: str, drawn: Sequence[PromptPair], target: AttackTarget, config: ConceptInversionConfig
+) -> tuple[tuple[Placeholder, ...], ...]:
+    """For each picture, the sentences it may stand under, with the placeholder in the concept's place."""
+
+    def sentence(pair: PromptPair) -> Placeholder:
+        return with_placeholder(
             target.components.tokenizer,
             pair.source,
             (pair.source_word,),
             config.vectors,
             max_tokens=target.components.max_tokens,
         )
-        for pair in concept_pairs(concept, config.concept_kind)
-    }
-    return tuple(sorted(found, key=lambda row: (row.ids, row.positions)))
+
+    leaves = resolve_concepts([concept], kind=config.concept_kind).leaves
+    if any(leaf.kind is ConceptKind.style for leaf in leaves):
+        return tuple((sentence(pair),) for pair in drawn)
+    found = {sentence(pair) for pair in concept_pairs(concept, config.concept_kind)}
+    every = tuple(sorted(found, key=lambda row: (row.ids, row.positions)))
+    return (every,) * len(drawn)
 
 
 def _start(concept: str, target: AttackTarget, config: ConceptInversionConfig) -> Tensor:
@@ -271,15 +282,17 @@ def _start(concept: str, target: AttackTarget, config: ConceptInversionConfig) -
 def _loss(
     vectors: Tensor,
     latents: Tensor,
-    rows: Sequence[Placeholder],
+    rows: Sequence[Sequence[Placeholder]],
     target: AttackTarget,
     config: ConceptInversionConfig,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the noise on random pictures in random sentences, a scalar."""
+    """Mean squared error of the noise on random pictures in random ones of their sentences, a scalar."""
     count, alphas = config.pictures_per_step, target.predictor.alphas_cumprod
-    clean = latents[torch.randint(len(latents), (count,), generator=generator)]
-    chosen = [rows[index] for index in torch.randint(len(rows), (count,), generator=generator).tolist()]
+    pictures = torch.randint(len(latents), (count,), generator=generator)
+    clean, allowed = latents[pictures], [rows[index] for index in pictures.tolist()]
+    numbers = torch.randint(max(map(len, rows)), (count,), generator=generator).tolist()
+    chosen = [row[number % len(row)] for row, number in zip(allowed, numbers, strict=True)]
     timesteps = torch.randint(len(alphas), (count,), generator=generator).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     noisy = add_noise(clean, noise, timesteps, alphas)

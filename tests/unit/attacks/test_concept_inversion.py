@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusers_erasure.attacks import AttackedPrompt, attack_named
+from diffusers_erasure.attacks import AttackedPrompt, attack_named, concept_inversion
 from diffusers_erasure.attacks.concept_inversion import ConceptInversionConfig, invert
 from diffusers_erasure.attacks.placeholder import stack_embeddings, with_placeholder
 from diffusers_erasure.diffusion.text_path import TextPath
@@ -82,6 +82,35 @@ def test_only_the_word_is_learned_and_it_repeats(
     start = ConceptInversionConfig(**{**QUICK.model_dump(), "steps": 1})
     assert not torch.equal(invert("dog", target, base, start, steps.append).vectors, first.vectors)
     assert all(torch.equal(value, before[name]) for name, value in pipe.text_encoder.state_dict().items())
+
+
+def test_pictures_of_a_style_stand_under_the_subject_that_they_show(
+    make_target: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another subject's sentence the word would learn to talk the subject away."""
+    target = make_target()
+    seen: dict[str, Any] = {}
+
+    def watch(*arguments: Any) -> Any:
+        seen["drawn"] = arguments[1]
+        seen["rows"] = found = sentences(*arguments)
+        return found
+
+    sentences = concept_inversion._sentences
+    monkeypatch.setattr(concept_inversion, "_sentences", watch)
+    for concept, own in (("ink", True), ("dog", False)):
+        invert(concept, target, make_target(), QUICK, lambda _: None)
+        assert len(seen["rows"]) == len(seen["drawn"]) == QUICK.pictures
+        for pair, allowed in zip(seen["drawn"], seen["rows"], strict=True):
+            mine = with_placeholder(
+                target.components.tokenizer,
+                pair.source,
+                (pair.source_word,),
+                1,
+                max_tokens=target.components.max_tokens,
+            )
+            assert mine in allowed
+            assert (len(allowed) == 1) is own
 
 
 def test_a_concept_is_learned_once_for_all_prompts(
