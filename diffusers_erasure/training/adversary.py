@@ -105,8 +105,7 @@ class Adversary:
         if settings.attack_steps == 0 or iteration < settings.adversary_warmup_steps:
             plain = self.plain[self._number : self._number + 1]
             return AskedPrompt(self._number, plain, self.text.token_embeddings(plain).detach())
-        first = self._delta is None or iteration == settings.adversary_warmup_steps
-        loss = self._attack(generator) if due or first else None
+        loss = self._attack(generator) if due or self._delta is None else None
         soft, delta = self.soft[self._number], self._delta
         if delta is None:
             raise RuntimeError("an adversarial prompt is asked for before one was found")

@@ -36,21 +36,18 @@ from __future__ import annotations
 
 from diffusers import DiffusionPipeline
 
-from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
-from diffusers_erasure.artifacts.canary import choose_prompts
+from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
 from diffusers_erasure.diffusion import DiffusionComponents, text_layers_by_prefix
 from diffusers_erasure.prompts import RETAIN_SETS, world_of
 
 from .advunlearn_settings import AdvUnlearnConfig
 from .advunlearn_task import AdvUnlearnTask
-from .callbacks import ReportProgress
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
-from .loop import run_training
+from .guided_run import train_to_artifact
 from .registry import erasure_method
 from .student import Student
-from .validation import validation_watchers
 
 
 @erasure_method(name="advunlearn", config=AdvUnlearnConfig)
@@ -91,23 +88,15 @@ def train_advunlearn(
         world=world,
         progress=lambda what, done, total: progress(Progress(what, done, total)),
     )
-    watchers = [ReportProgress(progress), *validation_watchers(pipe, student, config, world=world)]
-    outcome = run_training(task, config, watchers)
-    progress(Progress("artifact", 0, 1))
-    artifact = build_artifact(
+    return train_to_artifact(
         pipe,
-        {student.component: student.edit(config.artifact_dtype)},
+        task,
+        config,
         method="advunlearn",
-        method_version="1",
-        settings=_records(config, task),
-        concepts=config.concepts,
         base=base,
-        seed=config.seed,
-        steps=outcome.steps,
-        canary_prompts=choose_prompts([one.prompt for one in prompts]),
+        progress=progress,
+        settings=_records(config, task),
     )
-    progress(Progress("artifact", 1, 1))
-    return artifact
 
 
 def _records(config: AdvUnlearnConfig, task: AdvUnlearnTask) -> dict[str, SettingRecord]:

@@ -31,21 +31,18 @@ from __future__ import annotations
 
 from diffusers import DiffusionPipeline
 
-from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
-from diffusers_erasure.artifacts.canary import choose_prompts
+from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.prompts import world_of
 
-from .callbacks import ReportProgress
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .esd_settings import ESDConfig
 from .esd_task import ESDTask
-from .loop import run_training
+from .guided_run import train_to_artifact
 from .registry import erasure_method
 from .student import Student
-from .validation import validation_watchers
 
 
 @erasure_method(name="esd", config=ESDConfig)
@@ -79,20 +76,11 @@ def train_esd(
         config,
         progress=lambda done, total: progress(Progress("trajectories", done, total)),
     )
-    watchers = [ReportProgress(progress), *validation_watchers(pipe, student, config, world=world)]
-    outcome = run_training(task, config, watchers)
-    progress(Progress("artifact", 0, 1))
-    artifact = build_artifact(
+    return train_to_artifact(
         pipe,
-        {student.component: student.edit(config.artifact_dtype)},
+        task,
+        config,
         method="esd",
-        method_version="1",
-        settings=config.records(),
-        concepts=config.concepts,
         base=base,
-        seed=config.seed,
-        steps=outcome.steps,
-        canary_prompts=choose_prompts([one.prompt for one in prompts]),
+        progress=progress,
     )
-    progress(Progress("artifact", 1, 1))
-    return artifact

@@ -74,6 +74,8 @@ class Retention:
         """
         kept = _kept_prompts(config, world)
         shared = bool(config.retain_bank)
+        if shared:  # the seed of a run decides what it draws, not what lies in the folder for all of them
+            settings = settings.model_copy(update={"seed": 0})
         prompts = _whole_set(config, world) if shared else kept
         bank = TrajectoryBank.build(
             components,

@@ -1,0 +1,72 @@
+"""From a task to an artifact: the way that every method goes which erases by negative guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from diffusers import DiffusionPipeline
+
+from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
+from diffusers_erasure.artifacts.canary import choose_prompts
+from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
+from diffusers_erasure.prompts import world_of
+
+from .callbacks import ReportProgress
+from .config import Progress, ProgressCallback
+from .guided_settings import GuidedErasureConfig
+from .loop import TrainingTask, run_training
+from .student import Student
+from .validation import validation_watchers
+
+
+class GuidedTask(TrainingTask, Protocol):
+    """A task that knows whose weights it trains, and the wordings of what it erases."""
+
+    student: Student
+    prompts: tuple[str, ...]
+
+
+def train_to_artifact(
+    pipe: DiffusionPipeline,
+    task: GuidedTask,
+    config: GuidedErasureConfig,
+    *,
+    method: str,
+    base: BaseModelRef,
+    progress: ProgressCallback,
+    settings: Mapping[str, SettingRecord] | None = None,
+) -> Artifact:
+    """Train, watched as the settings say, and put what changed into an artifact.
+
+    Args:
+        pipe: Base pipeline; read, not changed.
+        task: What is trained.
+        config: Settings of the method.
+        method: Its name.
+        base: How the artifact names the base model.
+        progress: Called as the run goes on.
+        settings: What the manifest records of them; `config.records()` unless given.
+
+    Raises:
+        ConfigError: Nothing changed.
+        TrainingError: The run diverges, or a checkpoint belongs to another run.
+        TrainingStopped: A signal asked to stop; the run is saved.
+    """
+    grids = validation_watchers(pipe, task.student, config, world=world_of(base.id))
+    outcome = run_training(task, config, [ReportProgress(progress), *grids])
+    progress(Progress("artifact", 0, 1))
+    artifact = build_artifact(
+        pipe,
+        {task.student.component: task.student.edit(config.artifact_dtype)},
+        method=method,
+        method_version="1",
+        settings=config.records() if settings is None else settings,
+        concepts=config.concepts,
+        base=base,
+        seed=config.seed,
+        steps=outcome.steps,
+        canary_prompts=choose_prompts(task.prompts),
+    )
+    progress(Progress("artifact", 1, 1))
+    return artifact
