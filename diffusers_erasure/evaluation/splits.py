@@ -21,7 +21,7 @@ from pydantic import Field
 
 from diffusers_erasure.concepts import Concept, ConceptKind, ConceptSet
 from diffusers_erasure.errors import EvaluationError
-from diffusers_erasure.prompts import RETAIN_SETS, World, erasure_pairs, retain_prompts, retain_set_prompts
+from diffusers_erasure.prompts import RETAIN_SETS, World, erasure_pairs, retain_set_prompts
 
 from .records import Record
 
@@ -122,7 +122,6 @@ def training_prompts(concepts: Sequence[Any], settings: Mapping[str, Any]) -> tu
     for world in worlds:
         for pair in erasure_pairs(erased, world=world):
             prompts.update(dict.fromkeys((pair.source, pair.target)))
-        prompts.update(dict.fromkeys(retain_prompts(erased, world=world)))
         for name in RETAIN_SETS:
             prompts.update(dict.fromkeys(retain_set_prompts(name, world=world)))
     for setting in settings.values():

@@ -9,13 +9,13 @@ nouns          lists of things that one can photograph
 """
 
 from .pairs import PromptPair, erasure_pairs, subjects
-from .retain import retain_prompts
 from .retain_rules import KeywordRule, RetainRule, load_rule, related_words
 from .retain_sets import (
     RETAIN_SETS,
     DroppedPrompt,
     RetainSelection,
     RetainSet,
+    retain_prompts,
     retain_set_prompts,
     select_retain_prompts,
 )

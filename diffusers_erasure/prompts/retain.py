@@ -1,9 +1,7 @@
-"""Prompts whose pictures must stay as they are: the retain set.
+"""What the embedded pipeline can draw, and everyday scenes: prompts whose pictures are to stay.
 
-For the embedded pipeline these are all its other concepts, synonyms and styles. For a pretrained model they
-are the everyday scenes of `retain.csv` beside this file, our own sentences. A prompt that says any erased
-word is left out; the empty prompt is always in, since classifier-free guidance draws with it at every step.
-`retain_sets` has further sets and a rule that one can extend.
+The scenes are `retain.csv` beside this file, our own sentences. `retain_sets` takes from both what an erasure
+may keep.
 """
 
 from __future__ import annotations
@@ -14,30 +12,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
 
-from diffusers_erasure.concepts import ConceptKind, ConceptSet
+from diffusers_erasure.concepts import ConceptKind
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, GROUP_PHRASES, STYLES
 
 from .pairs import subjects
-from .wording import Split, World, fill, phrase, templates
-
-
-def retain_prompts(
-    concepts: ConceptSet, *, world: World = "general", split: Split = "train", limit: int | None = None
-) -> tuple[str, ...]:
-    """Prompts to keep while `concepts` are erased: each once, in a fixed order, the empty prompt first.
-
-    Args:
-        concepts: What is erased; prompts that say one of its words are left out.
-        world: Whose prompts: the embedded pipeline's or a pretrained model's.
-        split: Templates of training or of testing.
-        limit: Most prompts, taken evenly from the whole list; None takes all.
-    """
-    source = embedded_prompts(split) if world == "embedded" else scene_prompts()
-    says_erased = word_pattern(concepts.words)
-    kept = [prompt for prompt in dict.fromkeys(source) if not says_erased.search(prompt)]
-    if limit is not None and limit < len(kept) + 1:
-        kept = [kept[index * len(kept) // max(limit - 1, 1)] for index in range(max(limit - 1, 0))]
-    return ("", *kept)
+from .wording import Split, fill, phrase, templates
 
 
 def word_pattern(words: frozenset[str]) -> re.Pattern[str]:

@@ -117,6 +117,29 @@ def select_retain_prompts(
     return RetainSelection(source=source, prompts=chosen, dropped=dropped)
 
 
+def retain_prompts(
+    concepts: ConceptSet, *, world: World = "general", split: Split = "train", limit: int | None = None
+) -> tuple[str, ...]:
+    """The scenes, or the embedded pipeline's vocabulary, without the concepts' own words.
+
+    The empty prompt comes first, since classifier-free guidance draws with it at every step. Related words
+    stay: a closed form moves nothing that it is not told to, so it needs no wider filter.
+
+    Args:
+        concepts: What is erased.
+        world: Whose prompts.
+        split: Wording of training or of testing.
+        limit: Most prompts, taken evenly from the set; None takes all.
+
+    Raises:
+        ConfigError: The limit is below 1, or nothing is left.
+    """
+    own = KeywordRule(related=False)
+    return select_retain_prompts(
+        concepts, world=world, source="scenes", rule=own, split=split, with_empty=True, limit=limit
+    ).prompts
+
+
 def retain_set_prompts(source: str, *, world: World = "general", split: Split = "train") -> tuple[str, ...]:
     """Every prompt of a set before any is left out, each once and in its order.
 

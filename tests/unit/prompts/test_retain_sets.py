@@ -11,7 +11,6 @@ from diffusers_erasure.concepts import ConceptSet, resolve_concepts
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import (
     RETAIN_SETS,
-    KeywordRule,
     World,
     retain_prompts,
     retain_set_prompts,
@@ -53,15 +52,7 @@ def test_training_and_testing_share_no_prompt() -> None:
 def test_the_embedded_pipeline_keeps_its_own_words(source: str) -> None:
     selection = select_retain_prompts(DOG, world="embedded", source=source)
     assert selection.prompts == retain_prompts(DOG, world="embedded")[1:]
-
-
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("names", [["dog"], ["church", "ink"], ["weapons", "cat", "pizza"]])
-def test_scenes_without_related_words_are_what_uce_keeps(names: list[str], world: World) -> None:
-    concepts = resolve_concepts(names)
-    rule = KeywordRule(related=False)
-    selection = select_retain_prompts(concepts, world=world, source="scenes", rule=rule, with_empty=True)
-    assert selection.prompts == retain_prompts(concepts, world=world)
+    assert {"a picture of a cat", "a drawing of a cat", "a photo of a cat", "a cat"} & set(selection.prompts)
 
 
 def test_related_words_are_for_the_general_world() -> None:
