@@ -111,6 +111,7 @@ class Inversion:
     config=ConceptInversionConfig,
     access=Access.WHITE_BOX,
     needs_base=True,
+    version="2",  # 1 put pictures of a style under sentences about other subjects
     through=WHOLE_MODEL,
 )
 def concept_inversion(
