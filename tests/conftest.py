@@ -21,9 +21,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -186,6 +186,24 @@ def tiny_pipe_folder(
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     copy_pipeline(tiny_pipeline).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def serve_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """Function that puts a handler of requests in the place of the Hub, for this test."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    httpx = pytest.importorskip("httpx2")
+
+    def serve(handler: Any) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(handler)))
+
+    yield serve
+    huggingface_hub.set_client_factory(httpx.Client)
+    huggingface_hub.close_session()
 
 
 @pytest.fixture

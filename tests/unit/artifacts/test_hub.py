@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
@@ -57,14 +55,10 @@ class FakeHub:
 
 
 @pytest.fixture
-def hub(saved_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(saved_once: Path, serve_hub: Callable[[object], None]) -> FakeHub:
     fake = FakeHub({path.name: path.read_bytes() for path in saved_once.iterdir()})
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(fake)))
-    yield fake
-    huggingface_hub.set_client_factory(httpx.Client)
-    huggingface_hub.close_session()
+    serve_hub(fake)
+    return fake
 
 
 def test_one_commit_for_all_files(

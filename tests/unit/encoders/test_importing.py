@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection
 
@@ -37,7 +35,7 @@ from diffusers_erasure.errors import (
     ErasureStateError,
 )
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
-from tests.unit.artifacts.test_hub import COMMIT, REPO, FakeHub, httpx
+from tests.unit.artifacts.test_hub import COMMIT, REPO, FakeHub
 from tests.unit.encoders.published import FC1, Tensors, publish, published_tensors, retrained
 
 PROMPTS = ["a church", "a dog", ""]
@@ -288,15 +286,11 @@ def test_a_base_that_is_none_is_refused(tiny_pipe: StableDiffusionPipeline, fold
 
 
 @pytest.fixture
-def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(folder: Path, serve_hub: Callable[[object], None]) -> FakeHub:
     """The same encoder in a subfolder on the Hub."""
     fake = FakeHub({f"{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()})
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(fake)))
-    yield fake
-    huggingface_hub.set_client_factory(httpx.Client)
-    huggingface_hub.close_session()
+    serve_hub(fake)
+    return fake
 
 
 def test_repository_subfolder_and_commit_are_recorded(

@@ -6,14 +6,12 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +23,7 @@ from diffusers_erasure.errors import (
     ArtifactNotFoundError,
     UnverifiedArtifactError,
 )
-from tests.unit.artifacts.test_hub import COMMIT, REPO, FakeHub, httpx
+from tests.unit.artifacts.test_hub import COMMIT, REPO, FakeHub
 from tests.unit.encoders.published import FC1, POSITION_IDS, Tensors, publish, published_tensors, retrained
 
 SUBFOLDERS = ("nudity_unlearned", "church_unlearned")
@@ -176,16 +174,12 @@ def test_a_config_of_other_sizes_is_refused(tiny_pipe: StableDiffusionPipeline, 
 
 
 @pytest.fixture
-def hub(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(repository: Path, serve_hub: Callable[[object], None]) -> FakeHub:
     """The same repository on the Hub."""
     files = {str(p.relative_to(repository)): p.read_bytes() for p in repository.rglob("*") if p.is_file()}
     fake = FakeHub(files)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(fake)))
-    yield fake
-    huggingface_hub.set_client_factory(httpx.Client)
-    huggingface_hub.close_session()
+    serve_hub(fake)
+    return fake
 
 
 @unverified

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 httpx = pytest.importorskip("httpx2")
 COMMIT = "c" * 40
@@ -84,12 +82,8 @@ class TakingHub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[TakingHub]:
+def hub(serve_hub: Callable[[object], None]) -> TakingHub:
     """The Hub of this test, in place of the network."""
     taking = TakingHub()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(taking)))
-    yield taking
-    huggingface_hub.set_client_factory(httpx.Client)
-    huggingface_hub.close_session()
+    serve_hub(taking)
+    return taking
