@@ -52,7 +52,7 @@ from diffusers_erasure.prompts import fill, templates
 
 GOAL = 0.95
 """Share of its plain prompts in which the judge must see what was asked for."""
-LOOK = ("poster", "blueprint")
+LOOK = ("fluent", "pixel")
 _TRAIN_SEED, _FIRST_SEED, _SHOWN = 3, 9_500_000, 17
 
 
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work_dir", type=Path, default=Path("runs/embedded"), help="the recipe's folder")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/second"))
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(LOOK), help="the look")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--ema_decay", type=float, default=0.98)
     parser.add_argument("--each", type=int, default=4, help="plain prompts of each concept that are measured")
