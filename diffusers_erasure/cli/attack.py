@@ -131,6 +131,7 @@ def parse_config(arguments: AttackArguments, rest: Sequence[str]) -> tuple[Attac
         prog=f"{PROGRAM} --attack {spec.name}",
         use_underscores=True,
         return_unknown_args=True,
+        config=(tyro.conf.EnumChoicesFromValues,),
     )
     if unknown:
         known = (*AttackArguments.__dataclass_fields__, *spec.config.model_fields)

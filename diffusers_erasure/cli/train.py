@@ -79,7 +79,7 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
             args=list(argv),
             use_underscores=True,
             return_unknown_args=True,
-            config=(tyro.conf.UseAppendAction,),
+            config=(tyro.conf.UseAppendAction, tyro.conf.EnumChoicesFromValues),
         )
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_erasure.cli.attack import AttackArguments, parse_config
 from diffusers_erasure.cli.attacking import parse_shard
 from diffusers_erasure.cli.main import main
 from diffusers_erasure.errors import ConfigError
@@ -104,6 +105,11 @@ def test_help_lists_attacks_and_the_settings_of_one(capsys: Captured) -> None:
     out = capsys.readouterr().out
     assert "black box" in out
     assert "--generations" in out
+
+
+def test_a_choice_is_written_as_the_settings_write_it() -> None:
+    _, config = parse_config(AttackArguments("an-artifact"), ["--placement", "suffix"])
+    assert config.model_dump()["placement"] == "suffix"
 
 
 def test_parts_come_from_the_flag_or_from_torchrun() -> None:

@@ -43,6 +43,14 @@ def test_dashes_and_underscores_are_alike() -> None:
     assert first == second == UCEConfig(concept=("dog",), preserve_scale=2.0, use_synonyms=False)
 
 
+def test_a_choice_is_written_as_the_settings_write_it() -> None:
+    spec = method("advunlearn")
+    config = command.parse(spec, ["--concept", "dog", "--attack_placement", "replace"])
+    assert config == spec.config.parse(
+        {"concept": ["dog"], "preset": "embedded", "attack_placement": "replace"}
+    )
+
+
 def test_concepts_and_anchors_repeat() -> None:
     flags = ["--concept", "van gogh", "--concept", "dog", "--anchor", "", "--anchor", "cat"]
     config = command.parse(method("uce"), flags)
