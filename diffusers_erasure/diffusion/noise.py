@@ -69,6 +69,45 @@ class Evaluations:
         self.forward = 0
 
 
+class _GradientScale:
+    """Keeps gradients within float16's range while they pass through a float16 UNet.
+
+    A mean over a batch of predictions has gradients of 1e-6, of which float16 keeps a few bits or nothing. On
+    its way into the UNet a gradient is divided by its largest entry, rounded to a power of two, so that not
+    a bit is lost, and on its way out multiplied by the same. Both happen in float32. A UNet whose own weights
+    take gradients is left alone: theirs would be divided, too.
+
+    Args:
+        wanted: Whether the UNet needs it; nothing is done otherwise.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self._factor: Tensor | None = None
+
+    def enter(self, output: Tensor) -> Tensor:
+        """What the UNet gave, in float32: backward passes enter here."""
+        if self.wanted and output.requires_grad:
+            output.register_hook(self._divided)
+        return output
+
+    def leave(self, given: Tensor) -> Tensor:
+        """What the UNet is given, in float32 from here on back: backward passes leave here."""
+        if not (self.wanted and given.requires_grad):
+            return given
+        own = given.float().view_as(given)
+        own.register_hook(self._multiplied)
+        return own
+
+    def _divided(self, gradient: Tensor) -> Tensor:
+        largest = gradient.abs().amax().clamp_min(torch.finfo(gradient.dtype).tiny)
+        self._factor = largest.log2().ceil().exp2()
+        return gradient / self._factor
+
+    def _multiplied(self, gradient: Tensor) -> Tensor:
+        return gradient if self._factor is None else gradient * self._factor
+
+
 @dataclass(frozen=True)
 class NoisePredictor:
     """A UNet as a function from noisy latents, timesteps and text states to noise.
@@ -124,11 +163,14 @@ class NoisePredictor:
         times = torch.as_tensor(timesteps, device=device).expand(batch)
         inputs = latents.to(device)
         self.counter.forward += batch
+        scale = _GradientScale(dtype is torch.float16 and not _takes_gradients(self.unet))
         output = self.unet(
-            inputs.to(dtype), times, encoder_hidden_states=_rows(states, batch).to(device, dtype)
+            scale.leave(inputs).to(dtype),
+            times,
+            encoder_hidden_states=scale.leave(_rows(states, batch).to(device)).to(dtype),
         ).sample
         return noise_from_output(
-            output.float(), inputs.float(), times, self.alphas_cumprod, self.prediction_type
+            scale.enter(output.float()), inputs.float(), times, self.alphas_cumprod, self.prediction_type
         )
 
     def both(
@@ -178,6 +220,11 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return conditional
     return unconditional + scale * (conditional - unconditional)
+
+
+def _takes_gradients(unet: UNet2DConditionModel) -> bool:
+    """Whether a backward pass makes gradients of weights."""
+    return any(weight.requires_grad for weight in unet.parameters())
 
 
 def _rows(states: Tensor, batch: int) -> Tensor:

@@ -201,6 +201,40 @@ def test_half_precision_weights_give_float32_noise_and_gradients(
     assert all(weight.grad is None for weight in components.unet.parameters())
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e6])
+def test_float16_weights_keep_gradients_of_any_size(
+    components: DiffusionComponents, inputs: tuple[Tensor, Tensor, Tensor, Tensor], size: float
+) -> None:
+    """A mean over a real batch has gradients too small for float16, a scaled loss too large ones."""
+    latents, times, states, _ = inputs
+
+    def gradients(dtype: torch.dtype) -> list[Tensor]:
+        components.unet.to(dtype)
+        wanted = [latents.clone().requires_grad_(), states.clone().requires_grad_()]
+        with frozen(components.unet):
+            (NoisePredictor.of(components)(wanted[0], times, wanted[1]).square().mean() * size).backward()
+        return [one.grad for one in wanted if one.grad is not None]
+
+    exact = gradients(torch.float32)
+    for found, expected in zip(gradients(torch.float16), exact, strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+def test_float16_weights_that_take_gradients_get_their_own(
+    components: DiffusionComponents, inputs: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> None:
+    latents, times, states, _ = inputs
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        unet = components.unet.to(dtype).requires_grad_(True)
+        unet.zero_grad()
+        NoisePredictor.of(components)(latents, times, states).square().mean().backward()
+        gradient = unet.conv_out.weight.grad
+        assert gradient is not None
+        found.append(gradient.float())
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 0.02
+
+
 def test_states_that_fit_no_batch_are_refused(
     components: DiffusionComponents, inputs: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> None:
