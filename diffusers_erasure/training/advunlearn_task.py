@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .draws import StepDraws
 from .latents import BANK_MODES, LatentsFrom, TeacherLatents, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss, weighted_losses
 from .retention import Retention
-from .student import Student, frozen_unet
+from .student import Student, frozen_unet, stored_as
 
 BankReport = Callable[[str, int, int], None]
 """Told which latents are made, how many trajectories are done, and of how many."""
@@ -36,7 +37,8 @@ class AdvUnlearnTask:
         pupil: The UNet that the student is asked through.
 
     Args:
-        components: The frozen base model.
+        components: The frozen base model. With `frozen_dtype` and a text encoder in training, one copy of its
+            UNet serves teacher and pupil, and the UNet itself is held no longer.
         student: What is trained.
         prompts: Wordings of the concepts, drawn uniformly, each with what it is erased from.
         settings: Of AdvUnlearn.
@@ -54,10 +56,12 @@ class AdvUnlearnTask:
         world: World,
         progress: BankReport | None = None,
     ) -> None:
+        self.trains_unet = student.component == "unet"
+        if not self.trains_unet:
+            components = replace(components, unet=stored_as(components.unet, settings.frozen_dtype))
         self.components, self.student, self.settings = components, student, settings
         self.prompts = tuple(one.prompt for one in prompts)
         self.scopes = tuple(settings.scope or one.scope for one in prompts)
-        self.trains_unet = student.component == "unet"
         self.teacher = NoisePredictor.of(components)
         self.pupil = NoisePredictor.of(components, unet=self._unet())
         self.base_text = TextPath(components)
@@ -80,12 +84,7 @@ class AdvUnlearnTask:
     def _unet(self) -> Any:
         if self.trains_unet:
             return self.student.module
-        settings = self.settings
-        return frozen_unet(
-            self.components.unet,
-            stored=settings.frozen_dtype,
-            gradient_checkpointing=settings.gradient_checkpointing,
-        )
+        return frozen_unet(self.components.unet, gradient_checkpointing=self.settings.gradient_checkpointing)
 
     def _bank(
         self, source: LatentsFrom, trajectories: int, *, unconditional: bool, pairs: int | None = None

@@ -2,6 +2,9 @@
 
 The frozen original is the *teacher*. It is the caller's own object and is never changed, so a copy of the
 trained weights is all the memory that a student costs.
+
+A base model may come in float16 or bfloat16. Steps of 1e-5 are lost in such weights, so the student is then a
+float32 copy, made from what is stored: the master weights. The difference to the original stays exact.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ from diffusers_erasure.diffusion import (
     DiffusionComponents,
     LayerPart,
     component_of,
+    latent_shape,
     trainable_parameters,
 )
 from diffusers_erasure.errors import ConfigError
 
 StoredType = Literal["float32", "bfloat16", "float16"]
+_FEW_PIXELS = 16 * 16  # of the latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,7 @@ class Student:
         chosen = trainable_parameters(base, group, part=part)
         teacher = {canonical_name(name): p.detach() for name, p in chosen.items()}
         module = edited_copy(base, {name: weight.clone() for name, weight in teacher.items()})
+        nn.Module.float(module)  # leaves float32 weights where they are, shared with the base
         module.requires_grad_(False)
         module.eval()
         own = trainable_parameters(module, group, part=part)
@@ -102,19 +108,31 @@ class Student:
         return DeltaEdit(deltas)
 
 
-def frozen_unet(unet: Any, *, stored: StoredType | None = None, gradient_checkpointing: bool = False) -> Any:
+def frozen_unet(unet: Any, *, gradient_checkpointing: bool = False) -> Any:
     """A copy for passes that gradients go *through*, not to: it shares every weight and owns none.
 
     Args:
-        unet: The caller's UNet; its flags and processors stay as they are.
-        stored: Precision of the copy; another one than the UNet's own costs memory of its own.
+        unet: The frozen UNet; its flags and processors stay as they are.
         gradient_checkpointing: Compute activations again in the backward pass.
     """
     module = edited_copy(unet, {})
     module.requires_grad_(False)
     module.eval()
     _prepare(module, "unet", gradient_checkpointing=gradient_checkpointing)
-    return module if stored is None else module.to(getattr(torch, stored))
+    return module
+
+
+def stored_as(unet: Any, stored: StoredType | None) -> Any:
+    """A frozen UNet in another precision: a copy that holds nothing of the one it was made from.
+
+    Args:
+        unet: The caller's UNet; not changed.
+        stored: Precision of the copy. With None, or the precision that the UNet has, it is the UNet itself.
+    """
+    wanted = unet.dtype if stored is None else getattr(torch, stored)
+    if wanted == unet.dtype:
+        return unet
+    return nn.Module.to(edited_copy(unet, {}), wanted)  # diffusers' own `to` warns of an empty list
 
 
 def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool) -> None:
@@ -130,6 +148,11 @@ def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool)
 
 
 def _plain_attention(unet: Any) -> None:
-    """On a CPU, the fused attention's backward pass takes twice the time of the plain one."""
-    if unet.device.type == "cpu":
+    """On a CPU, the fused attention's backward pass takes twice the time of the plain one for small latents.
+
+    For large ones it takes half of it, and does not make maps of (pixels · pixels), which at 64 by 64 and 6
+    rows in bfloat16 take 5 GB.
+    """
+    _, height, width = latent_shape(unet)
+    if unet.device.type == "cpu" and height * width <= _FEW_PIXELS:
         unet.set_attn_processor(AttnProcessor())
