@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -116,14 +117,7 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     """Load the base, train with a progress bar, save, and say what came of it."""
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    from diffusers_erasure.pipelines.base import load_base_pipeline
-
-    pipe = load_base_pipeline(
-        config.pretrained_model_name_or_path,
-        revision=config.revision,
-        cache_dir=config.cache_dir,
-        local_files_only=config.local_files_only,
-    )
+    pipe = _load_base(config)
     processes = PartialState() if isinstance(config, TrainingSettings) else None
     if processes is not None:
         pipe.to(processes.device)
@@ -145,6 +139,24 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
         processes.wait_for_everyone()
         processes.destroy_process_group()
     return artifact
+
+
+def _load_base(config: TrainingConfig) -> Any:
+    """The base model in the precision that the run wants, without the filter that nothing here asks."""
+    import torch
+
+    from diffusers_erasure.pipelines.base import load_base_pipeline
+
+    stored = {name: getattr(torch, dtype) for name, dtype in config.stored_types.items()}
+    return load_base_pipeline(
+        config.pretrained_model_name_or_path,
+        revision=config.revision,
+        dtype={"default": torch.float32, **stored},
+        cache_dir=config.cache_dir,
+        local_files_only=config.local_files_only,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
 
 
 def _phase(progress: Progress) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def load_base_pipeline(
     name_or_path: str | Path = EMBEDDED_MODEL_ID,
     *,
     revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
     **hub_options: Any,
 ) -> StableDiffusionPipeline:
     """The pipeline that a method erases from and that an erased one is compared with.
@@ -28,13 +29,14 @@ def load_base_pipeline(
     Args:
         name_or_path: Folder, Hub id, or "embedded" for the pipeline that comes with this package.
         revision: Branch, tag or commit on the Hub.
-        dtype: Floating dtype of all components.
+        dtype: Floating dtype of all components; or of each by name, "default" of those that are not named.
         hub_options: Further arguments of `StableDiffusionPipeline.from_pretrained` (`token`, `cache_dir`,
             `local_files_only`, `variant`, ...).
     """
     place = resolve_base(name_or_path)
+    wanted = dict(dtype) if isinstance(dtype, Mapping) else dtype
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(place, revision=revision, dtype=dtype, **hub_options)
+        pipe = StableDiffusionPipeline.from_pretrained(place, revision=revision, dtype=wanted, **hub_options)
     except (OSError, ValueError) as error:
         raise unreadable_base(name_or_path, error) from error
     if not isinstance(pipe, StableDiffusionPipeline):

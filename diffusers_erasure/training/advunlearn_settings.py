@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from pydantic import model_validator
 
 from diffusers_erasure.attacks.soft_prompt import Descent, StepRule
-from diffusers_erasure.diffusion import LayerPart, Placement
+from diffusers_erasure.diffusion import LayerPart, Placement, component_of
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
@@ -113,7 +113,7 @@ class AdvUnlearnConfig(GuidedErasureConfig):
         "", "folder for the retain set's pool, which every concept of one base model can use", recorded=False
     )
     frozen_dtype: StoredType | None = setting(
-        None, "precision of the frozen UNet that gradients pass through; its own unless given"
+        None, "precision of the frozen UNet, the original's and the student's; as it is loaded unless given"
     )
     deviations: tuple[Deviation, ...] = setting(
         (), "what to do as the authors' code does it otherwise than the paper"
@@ -129,6 +129,12 @@ class AdvUnlearnConfig(GuidedErasureConfig):
             sum_gradients="summed_gradients" in self.deviations,
             drop_last_step="lost_step" in self.deviations,
         )
+
+    @property
+    def stored_types(self) -> Mapping[str, str]:
+        """The frozen UNet's precision, where a text encoder is trained."""
+        frozen = self.frozen_dtype is not None and component_of(self.train_method) == "text_encoder"
+        return {"unet": str(self.frozen_dtype)} if frozen else {}
 
     @property
     def cycle(self) -> int:

@@ -57,8 +57,9 @@ class AdvUnlearnTask:
         progress: BankReport | None = None,
     ) -> None:
         self.trains_unet = student.component == "unet"
-        if not self.trains_unet:
-            components = replace(components, unet=stored_as(components.unet, settings.frozen_dtype))
+        if not self.trains_unet and settings.frozen_dtype is not None:
+            frozen = stored_as(components.unet, getattr(torch, settings.frozen_dtype))
+            components = replace(components, unet=frozen)
         self.components, self.student, self.settings = components, student, settings
         self.prompts = tuple(one.prompt for one in prompts)
         self.scopes = tuple(settings.scope or one.scope for one in prompts)

@@ -70,6 +70,11 @@ class TrainingConfig(RunSettings):
         return cls
 
     @property
+    def stored_types(self) -> Mapping[str, str]:
+        """Components that the run only reads and wants in another precision than float32, by name."""
+        return {}
+
+    @property
     def concepts(self) -> ConceptSet:
         """The concepts with their synonyms, anchors and kinds."""
         return resolve_concepts(self.concept, anchors=self.anchor, kind=self.concept_kind)

@@ -122,17 +122,16 @@ def frozen_unet(unet: Any, *, gradient_checkpointing: bool = False) -> Any:
     return module
 
 
-def stored_as(unet: Any, stored: StoredType | None) -> Any:
-    """A frozen UNet in another precision: a copy that holds nothing of the one it was made from.
+def stored_as(module: Any, dtype: torch.dtype) -> Any:
+    """A frozen component in another precision: a copy that holds nothing of the one it was made from.
 
     Args:
-        unet: The caller's UNet; not changed.
-        stored: Precision of the copy. With None, or the precision that the UNet has, it is the UNet itself.
+        module: The caller's component; not changed.
+        dtype: Of the copy. If the component has it, it is the component itself.
     """
-    wanted = unet.dtype if stored is None else getattr(torch, stored)
-    if wanted == unet.dtype:
-        return unet
-    return nn.Module.to(edited_copy(unet, {}), wanted)  # diffusers' own `to` warns of an empty list
+    if dtype == module.dtype:
+        return module
+    return nn.Module.to(edited_copy(module, {}), dtype)  # diffusers' own `to` warns of an empty list
 
 
 def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool) -> None:

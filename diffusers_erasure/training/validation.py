@@ -16,7 +16,7 @@ from diffusers_erasure.prompts import World
 
 from .callbacks import Callback, SampleGrid
 from .guided_settings import GuidedErasureConfig
-from .student import Student
+from .student import Student, stored_as
 
 _STEPS = 25
 _GUIDANCE: Mapping[World, float] = MappingProxyType({"general": 7.5, "embedded": EMBEDDED_GUIDANCE_SCALE})
@@ -62,6 +62,8 @@ def draw_pictures(
         seed: The picture with the number n starts from seed + n.
     """
     parts: dict[str, Any] = {**pipe.components, student.component: student.module}
+    for name in ("text_encoder", "vae"):  # a UNet of 16 bits takes no states of 32
+        parts[name] = stored_as(parts[name], parts["unet"].dtype)
     sibling = type(pipe)(**parts, requires_safety_checker=False)
     sibling.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(prompts))]

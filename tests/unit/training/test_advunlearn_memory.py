@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.tensors import component_tensors
+from diffusers_erasure.cli import train as train_command
 from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor
 from diffusers_erasure.training.advunlearn import train_advunlearn
 from diffusers_erasure.training.advunlearn_settings import AdvUnlearnConfig
@@ -24,7 +27,9 @@ from diffusers_erasure.training.advunlearn_task import AdvUnlearnTask
 from diffusers_erasure.training.concept_prompts import ScopedPrompt
 from diffusers_erasure.training.draws import StepDraws
 from diffusers_erasure.training.losses import TOTAL
+from diffusers_erasure.training.registry import method
 from diffusers_erasure.training.student import Student, frozen_unet, stored_as
+from diffusers_erasure.training.validation import draw_pictures
 
 BASE = BaseModelRef(id="tiny")
 SMALL: dict[str, object] = {
@@ -97,10 +102,44 @@ def test_nothing_of_the_float32_unet_is_kept(
 
 
 def test_a_unet_that_has_the_precision_is_not_copied(tiny_pipe: StableDiffusionPipeline) -> None:
-    assert stored_as(tiny_pipe.unet, None) is tiny_pipe.unet
-    assert stored_as(tiny_pipe.unet, "float32") is tiny_pipe.unet
+    assert stored_as(tiny_pipe.unet, torch.float32) is tiny_pipe.unet
     tiny_pipe.unet.to(torch.bfloat16)
-    assert stored_as(tiny_pipe.unet, "bfloat16") is tiny_pipe.unet
+    assert stored_as(tiny_pipe.unet, torch.bfloat16) is tiny_pipe.unet
+
+
+def test_pictures_are_drawn_where_only_the_unet_is_of_16_bits(tiny_pipe: StableDiffusionPipeline) -> None:
+    tiny_pipe.unet.to(torch.bfloat16)
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    student = Student.of(components, "text_encoder_full")
+    pictures = draw_pictures(tiny_pipe, student, ["a dog"], world="embedded", seed=0)
+    assert len(set(pictures[0].convert("L").tobytes())) > 1
+    kept = (tiny_pipe.text_encoder.dtype, tiny_pipe.vae.dtype, student.module.dtype)
+    assert kept == (torch.float32, torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("flags", "unet"),
+    [([], torch.float32), (["--frozen_dtype", "bfloat16"], torch.bfloat16),
+     (["--frozen_dtype", "bfloat16", "--train_method", "esd-x"], torch.float32)],
+)  # fmt: skip
+def test_the_command_loads_the_frozen_unet_as_it_is_wanted(
+    tiny_pipe_folder: Path, tmp_path: Path, flags: list[str], unet: torch.dtype
+) -> None:
+    given: list[StableDiffusionPipeline] = []
+
+    def look(pipe: StableDiffusionPipeline, *_: object, **__: object) -> None:
+        given.append(pipe)
+        raise KeyboardInterrupt
+
+    spec = replace(method("advunlearn"), train=look)
+    base = ["--pretrained_model_name_or_path", str(tiny_pipe_folder)]
+    chosen = train_command.parse(spec, ["--concept", "dog", *base, *flags])
+    assert isinstance(chosen, AdvUnlearnConfig)
+    with pytest.raises(KeyboardInterrupt):
+        train_command.train(spec, chosen, tmp_path / "out")
+    (pipe,) = given
+    assert (pipe.unet.dtype, pipe.text_encoder.dtype, pipe.vae.dtype) == (unet, torch.float32, torch.float32)
+    assert pipe.safety_checker is None
 
 
 @pytest.mark.parametrize("stored", ["bfloat16", "float16"])
