@@ -150,14 +150,15 @@ def grid_of(
 
 def show(table: Table) -> None:
     """Print the table."""
-    rows = []
-    for one in table.places:
-        own, kept = one.own_name, one.kept
-        attacks = "; ".join(f"{name} {share}" for name, share in one.attacked.items())
-        rows.append((one.pipeline, own.before, own.after, kept.before, kept.after, attacks, one.verdict))
-    heads = ("pipeline", "own name before", "after", "kept before", "after", "under attack", "verdict")
+    rows = [
+        (one.pipeline, one.own_name.before, one.own_name.after, one.kept.before, one.kept.after, one.verdict)
+        for one in table.places
+    ]
+    heads = ("pipeline", "own name before", "own name after", "kept before", "kept after", "verdict")
     title = f"{table.method} of {', '.join(table.concepts)}, loaded as {table.loaded_as}"
     console.show_table(heads, rows, title=title)
+    attacks = [(one.pipeline, name, share) for one in table.places for name, share in one.attacked.items()]
+    console.show_table(("pipeline", "attack", "own name under attack"), attacks)
     sets = [
         (one.pipeline, name, change.before, change.after)
         for one in table.places
