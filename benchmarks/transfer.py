@@ -186,7 +186,7 @@ class Bench:
         """The erased text encoder, if the artifact is nothing else; made once, swapped everywhere."""
         if set(self.artifact.edits) != {"text_encoder"}:
             return None
-        return RobustEncoder.from_pretrained(self.source, dtype=torch.float32)
+        return RobustEncoder.from_pretrained(self.source)
 
     @cached_property
     def plan(self) -> PromptPlan:

@@ -114,7 +114,8 @@ def load_encoder(
     Args:
         stock_class: `CLIPTextModel` or `CLIPTextModelWithProjection`.
         request: Source and permissions.
-        dtype: Floating dtype, its name, "auto" or None for the stored one.
+        dtype: Floating dtype or its name; "auto" for the stored one. With None an artifact is applied in
+            float32, as it was trained, and a whole encoder stays as it is stored.
         base: Base encoder for an artifact.
         options: Further loader arguments; only idle values are accepted.
     """
@@ -132,7 +133,7 @@ def load_encoder(
         )
     source = EncoderSource.find(request.source, request.subfolder, request.revision, **request.hub_options())
     if source.has(MANIFEST_NAME):
-        loaded = _load_from_artifact(stock_class, request, base, wanted)
+        loaded = _load_from_artifact(stock_class, request, base, torch.float32 if dtype is None else wanted)
     elif base is not None:
         raise ConfigError(
             f"base= was given, but {source.label} is a whole encoder, not an artifact; a base is only needed "

@@ -84,7 +84,8 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
             cache_dir: Where downloads are kept.
             local_files_only: Use only what was downloaded before.
             force_download: Download again.
-            dtype: Floating dtype of the result; by default the stored one.
+            dtype: Floating dtype of the result, "auto" for the stored one. By default an artifact gives
+                float32, as a pipeline's `from_pretrained` does, and a whole encoder what is stored.
             attn_implementation: As in transformers: "sdpa", "eager", ...
             base: For an artifact: the base text encoder (module, folder or id) in place of the one that it
                 names.

@@ -77,7 +77,7 @@ def drawn(pipe: Any) -> Tensor:
 
 
 def test_a_robust_encoder_is_plug_and_play(artifact: Path) -> None:
-    encoder = RobustEncoder.from_pretrained(artifact, dtype=torch.float32)
+    encoder = RobustEncoder.from_pretrained(artifact)
     loaded = embedded_pipeline()
     load_erasure(loaded, artifact)
     wanted = states(loaded)  # what the trained encoder says in the pipeline that it was made for

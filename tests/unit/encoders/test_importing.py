@@ -93,10 +93,13 @@ def test_a_base_stored_in_half_precision_does_not_round_the_erasure(
     foreign = RobustEncoder.from_pretrained(folder, allow_unverified=True)
     base = tiny_pipe.text_encoder.state_dict()
     foreign.load_state_dict({k: v if ".layers." in k else base[k] for k, v in foreign.state_dict().items()})
-    found = RobustEncoder.from_pretrained(out, base=tmp_path / "base", dtype=torch.float32)
+    found = RobustEncoder.from_pretrained(out, base=tmp_path / "base")
     expected = states(tiny_pipe, foreign)
     torch.testing.assert_close(states(tiny_pipe, found), expected, rtol=1e-6, atol=1e-6)
-    assert RobustEncoder.from_pretrained(out, base=tmp_path / "base").dtype == torch.float16
+    assert found.dtype == torch.float32
+    for dtype in ("auto", torch.float16):
+        stored = RobustEncoder.from_pretrained(out, base=tmp_path / "base", dtype=dtype)
+        assert stored.dtype == torch.float16
 
 
 def test_only_what_changed_is_stored_and_counted(tiny_pipe: StableDiffusionPipeline, folder: Path) -> None:
