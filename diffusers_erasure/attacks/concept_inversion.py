@@ -200,7 +200,7 @@ def invert(
         variable = vectors.clone().requires_grad_()
         with searching(target, config.precision):
             loss = _loss(variable[0], latents, rows, target, config, generator)
-            gradient = gradient_to(variable, loss[None], target.components.unet.dtype)
+            gradient = gradient_to(variable, loss[None], target.predictor.dtype)
         zero_gradient |= step == 0 and not bool(gradient.any())
         losses.append(float(loss.detach()))
         # AdamW is Adam on a variable that was shrunk first.

@@ -206,7 +206,7 @@ class _Search:
         with searching(self.target, self.config.precision):
             student = self.target.predictor(noisy, timesteps, self._states(variable))
             losses = (student - teacher).square().flatten(1).mean(dim=1)
-            gradients = gradient_to(variable, losses, self.target.components.unet.dtype)
+            gradients = gradient_to(variable, losses, self.target.predictor.dtype)
         rate = self.config.learning_rate
         # AdamW is Adam on a variable that was shrunk first.
         shrunk = self.iterates * (1 - rate * self.config.weight_decay)

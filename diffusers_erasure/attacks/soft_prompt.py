@@ -147,7 +147,7 @@ def soft_prompt_attack(
             rows = batch.states(text, variable).repeat_interleave(_rows_per_prompt(drawn, prompts), dim=0)
             predicted = predictor(drawn.latents, drawn.timesteps, rows)
             per_prompt = loss(predicted, drawn).reshape(len(prompts), -1).mean(dim=1)
-            gradient = gradient_to(variable, per_prompt, predictor.unet.dtype)
+            gradient = gradient_to(variable, per_prompt, predictor.dtype)
             losses.append(per_prompt.detach().cpu())
             if step == 0:
                 first = gradient.abs().flatten(1).amax(dim=1).cpu()

@@ -272,7 +272,7 @@ class _Search:
         noisy = add_noise(latents, noise, times, target.predictor.alphas_cumprod)
         predicted = target.predictor(noisy, times, states)
         losses = (predicted - noise).square().flatten(1).mean(dim=1)
-        return losses.detach(), gradient_to(free, losses, target.components.unet.dtype)
+        return losses.detach(), gradient_to(free, losses, target.predictor.dtype)
 
     def _note(self, losses: Tensor, gradient: Tensor) -> None:
         """Keep the first and the last loss of every row, and whether its first gradient was nothing."""

@@ -15,6 +15,7 @@ the unconditional prompt and `e_c` for the prompt; both halves go through the UN
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Self, cast
 
 import torch
@@ -141,6 +142,11 @@ class NoisePredictor:
             prediction_type=cast(PredictionType, scheduler.config.prediction_type),
         )
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in; read once, since diffusers looks through every layer to find it."""
+        return self.unet.dtype
+
     @property
     def evaluations(self) -> int:
         """Samples that went through the UNet so far."""
@@ -159,7 +165,7 @@ class NoisePredictor:
             states: `(batch, tokens, width)`, or `(tokens, width)` for all.
         """
         batch = latents.shape[0]
-        device, dtype = self.unet.device, self.unet.dtype
+        device, dtype = self.unet.device, self.dtype
         times = torch.as_tensor(timesteps, device=device).expand(batch)
         inputs = latents.to(device)
         self.counter.forward += batch
