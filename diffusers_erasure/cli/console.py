@@ -22,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from .progress_lines import ProgressLines
+
 ProgressCallback = Callable[[int, int, str], None]
 """How library code reports progress: `(done, total, what)`, as often as it likes."""
 
@@ -84,11 +86,21 @@ def show_facts(facts: Mapping[str, object], *, title: str = "") -> None:
 def progress(description: str = "") -> Iterator[ProgressCallback]:
     """Progress bar on stderr, fed by the callback that it yields; gone when the work is done.
 
+    Where stderr is no terminal, a line every half minute takes its place.
+
     Example:
         >>> with progress("drawing") as report:
         ...     report(1, 2, "church")
         ...     report(2, 2, "dog")
     """
+    if not err().is_terminal:
+        lines = ProgressLines(note)
+
+        def write(done: int, total: int, what: str = "") -> None:
+            lines.report(description, done, total, what)
+
+        yield write
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

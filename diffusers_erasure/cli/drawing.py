@@ -15,7 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .console import err
+from .console import err, note
+from .progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from diffusers_erasure.evaluation.generate import Sampling
@@ -26,7 +27,14 @@ Report = Callable[[str, int, int], None]
 
 @contextmanager
 def progress_display() -> Iterator[Report]:
-    """Show one bar per job, and none of the libraries' own; yields the function that moves them."""
+    """Show one bar per job, and none of the libraries' own; yields the function that moves them.
+
+    Where stderr is no terminal, a line every half minute takes their place.
+    """
+    if not err().is_terminal:
+        with _quiet_libraries():
+            yield ProgressLines(note).report
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),

@@ -145,7 +145,8 @@ class NoisePredictor:
     @cached_property
     def dtype(self) -> torch.dtype:
         """What the UNet computes in; read once, since diffusers looks through every layer to find it."""
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     @property
     def evaluations(self) -> int:
