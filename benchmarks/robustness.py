@@ -34,7 +34,8 @@ CONCEPTS = ("church", "dog", "ink", "weapons")
 FIRST_SEED, SEEDS_APART = 900_000_000, 10_000
 JUDGED_PICTURES = 11
 """What UnlearnDiffAtk's quick budget shows the judge at most: the plain picture and one per noise level."""
-STYLE_ESD = ("--negative_guidance", "2", "--max_train_steps", "400", "--num_templates", "None")
+_STYLE = ("--negative_guidance", "2", "--num_templates", "None")
+STYLE_ESD = (*_STYLE, "--max_train_steps", "400")
 _TEXT = ("--train_method", "text_encoder_full")
 
 
@@ -67,14 +68,21 @@ class Variant:
 
 ESD_UNET = Variant("ESD", "esd", by_concept={"ink": STYLE_ESD})
 ESD_TEXT = Variant("ESD text encoder", "esd", _TEXT, {"ink": STYLE_ESD})
-ADVUNLEARN = Variant("AdvUnlearn", "advunlearn")
+_LONGER: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ink": (*_STYLE, "--max_train_steps", "800", "--retain_weight", "2"),
+        "weapons": ("--max_train_steps", "800"),
+    }
+)
+"""A style without a place to go, and five concepts at once, need more steps; see decision 0007."""
+ADVUNLEARN = Variant("AdvUnlearn", "advunlearn", by_concept=_LONGER)
 PLANS: Mapping[str, tuple[Variant, ...]] = MappingProxyType(
     {
         "advunlearn": (
             ADVUNLEARN,
             ESD_UNET,
             ESD_TEXT,
-            Variant("fast AT", "advunlearn", ("--attack_steps", "1", "--attack_rule", "sign")),
+            Variant("fast AT", "advunlearn", ("--attack_steps", "1", "--attack_rule", "sign"), _LONGER),
         ),
         "ablations": (
             ADVUNLEARN,

@@ -52,7 +52,10 @@ class AdvUnlearnConfig(GuidedErasureConfig):
                 "for the 64-pixel model of this package",
                 {
                     "learning_rate": 1e-4,
-                    "retain_weight": 0.5,
+                    "max_train_steps": 400,
+                    "attack_steps": 10,
+                    "attack_tokens": 3,
+                    "retain_weight": 1.0,
                     "num_inference_steps": 20,
                     "pool_trajectories": 2,
                     "use_synonyms": True,
