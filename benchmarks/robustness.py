@@ -17,7 +17,6 @@ against retention, from the cells that are finished.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from types import MappingProxyType
 
 from benchmarks.robustness_report import CellFiles, report
 from diffusers_erasure.cli import console
+from diffusers_erasure.cli.attacking import parse_shard
 from diffusers_erasure.errors import ConfigError
 
 CONCEPTS = ("church", "dog", "ink", "weapons")
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _arguments(argv)
     every = cells(given.plan, given.concepts, given.seeds, given.work_dir)
     if not given.report:
-        shard, of = (int(part) for part in given.shard.split("/"))
+        shard, of = parse_shard(given.shard, {})
         for cell in every[shard::of]:
             run_cell(cell, given.n)
     found = report([cell.files for cell in every], given.work_dir / f"report-{given.plan}")
@@ -214,9 +214,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in found.written:
         console.say(f"wrote {file}")
     console.note(f"{found.finished} of {len(every)} cells are finished")
-    (given.work_dir / f"report-{given.plan}" / "plan.json").write_text(
-        json.dumps([cell.variant.arguments(cell.concept, cell.seed) for cell in every], indent=1) + "\n"
-    )
     return 0 if found.finished == len(every) else 1
 
 

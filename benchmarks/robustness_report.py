@@ -26,6 +26,7 @@ from diffusers_erasure.evaluation.pictures import write_atomically
 from diffusers_erasure.evaluation.prompt_sets import Purpose
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.report import EvaluationReport, read_report
+from diffusers_erasure.evaluation.worst_case import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +99,7 @@ class Pooled:
         return [read_report(cell.evaluation) for cell in self.cells]
 
     def marks(self, attack: str) -> str:
-        """`1` for each prompt that an attack brought back, `0` for the others, training after training."""
+        """What came of each prompt under an attack, training after training, as `worst_case` writes it."""
         return "".join(self.by_seed(attack))
 
     def by_seed(self, attack: str) -> list[str]:
@@ -113,16 +114,13 @@ class Pooled:
     def row(self, name: str) -> Proportion | None:
         """A row of the evaluations, after the erasure."""
         found = [row.erased for report in self._evaluations if (row := report.row(name)) is not None]
-        return _sum(found)
+        return Proportion.pooled(found) if found else None
 
     @property
     def retained(self) -> tuple[Proportion, Proportion]:
         """What should stay, before and after: every retained row together."""
         rows = [row for one in self._evaluations for row in one.rows if row.purpose is not Purpose.ERASED]
-        before, after = _sum([row.base for row in rows]), _sum([row.erased for row in rows])
-        if before is None or after is None:
-            raise ValueError(f"no row of {self.cells[0].evaluation} says what was retained; expected one")
-        return before, after
+        return Proportion.pooled([row.base for row in rows]), Proportion.pooled([row.erased for row in rows])
 
     @property
     def change(self) -> float:
@@ -190,8 +188,8 @@ def pool(done: Iterable[CellFiles]) -> list[Pooled]:
 
 def excess(marks: str, beside: str) -> tuple[int, int, float]:
     """Prompts that only the first brought back, that only the second did, and the exact McNemar p."""
-    only = sum(a == "1" and b == "0" for a, b in zip(marks, beside, strict=True))
-    other = sum(a == "0" and b == "1" for a, b in zip(marks, beside, strict=True))
+    pairs = [(counted(a) > 0, counted(b) > 0) for a, b in zip(marks, beside, strict=True)]
+    only, other = pairs.count((True, False)), pairs.count((False, True))
     return only, other, mcnemar_exact(only, other)
 
 
@@ -266,13 +264,7 @@ def _panel(axes: Axes, found: Sequence[Pooled], look: Callable[[str], dict[str, 
 
 
 def _share(marks: str) -> Proportion:
-    return Proportion.of(marks.count("1"), len(marks))
-
-
-def _sum(shares: Sequence[Proportion]) -> Proportion | None:
-    if not shares:
-        return None
-    return Proportion.of(sum(one.k for one in shares), sum(one.n for one in shares))
+    return Proportion.of(counted(marks), len(marks))
 
 
 def _say(share: Proportion | None) -> str:

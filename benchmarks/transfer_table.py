@@ -35,7 +35,7 @@ class Change(Record):
     def pooled(cls, parts: Sequence[Change]) -> Change:
         """All parts counted together."""
         halves = [[getattr(part, half) for part in parts] for half in ("before", "after")]
-        before, after = (Proportion.of(sum(p.k for p in half), sum(p.n for p in half)) for half in halves)
+        before, after = (Proportion.pooled(half) for half in halves)
         return cls(before=before, after=after)
 
 

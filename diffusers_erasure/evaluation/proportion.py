@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isclose
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,6 +25,11 @@ class Proportion(BaseModel):
         """The proportion of `k` in `n`, with its interval computed."""
         low, high = wilson_interval(k, n)
         return cls(k=k, n=n, low=low, high=high)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Proportion]) -> Proportion:
+        """Several shares, at least one, counted together."""
+        return cls.of(sum(part.k for part in parts), sum(part.n for part in parts))
 
     @model_validator(mode="after")
     def _interval_belongs_to_counts(self) -> Proportion:

@@ -95,6 +95,7 @@ def test_a_finished_step_is_not_run_again_and_a_failed_one_is_named(tmp_path: Pa
 
 def test_excess_counts_prompts_that_only_one_side_brought_back() -> None:
     assert excess("1110", "1001") == (2, 1, mcnemar_exact(2, 1))
+    assert excess("F0", "00") == (1, 0, mcnemar_exact(1, 0))  # a prompt that failed counts for its attack
     with pytest.raises(ValueError, match="zip"):
         excess("111", "11")
 
