@@ -11,16 +11,16 @@ cannot be used stops the reading, and the error names file and row.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.prompts.csv_file import read_csv, read_text
 
 PROMPT_NAMES = ("prompt", "adv_prompt", "adversarial_prompt", "text")
 SEED_NAMES = ("seed", "evaluation_seed", "sd_seed")
@@ -61,13 +61,7 @@ def read_prompt_file(path: str | Path) -> tuple[FilePrompt, ...]:
             f"the prompt file {file} ends in {file.suffix or 'nothing'!r}; expected .csv, .jsonl or .txt; "
             "rename or convert it"
         )
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the prompt file {file} cannot be read ({error}); expected a file in UTF-8; check its "
-            "path and encoding"
-        ) from error
+    text = read_text(file, f"the prompt file {file}")
     prompts = tuple(reader(file, text))
     if not prompts:
         raise ConfigError(f"the prompt file {file} holds no prompt; expected at least one; give another file")
@@ -97,25 +91,12 @@ def _jsonl(file: Path, text: str) -> Iterator[FilePrompt]:
 
 
 def _csv(file: Path, text: str) -> Iterator[FilePrompt]:
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    names: dict[str, str] = {}
-    heading: list[str] = []
-    row = 1
-    try:
-        for cells in lines:
-            if any(cell.strip() for cell in cells):
-                if not heading:
-                    heading = [cell.strip() for cell in cells]
-                    names = _names(file, row, tuple(heading))
-                elif len(cells) != len(heading):
-                    raise _fault(
-                        file, row, f"has {len(cells)} cells", f"{len(heading)} ({', '.join(heading)})"
-                    )
-                else:
-                    yield _prompt(file, row, dict(zip(heading, cells, strict=True)), names)
-            row = lines.line_num + 1
-    except csv.Error as error:
-        raise _fault(file, row, f"is not csv ({error})", "cells, quoted where they hold a comma") from error
+    fault = partial(_fault, file)
+    table = read_csv(text, fault)
+    if table.columns:
+        names = _names(file, table.line, table.columns)
+        for row, values in table.records(fault):
+            yield _prompt(file, row, values, names)
 
 
 def _names(file: Path, row: int, present: tuple[str, ...]) -> dict[str, str]:

@@ -16,8 +16,6 @@ rule of their own: a function, or its name as `package.module:function`.
 from __future__ import annotations
 
 import csv
-import importlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +27,7 @@ from diffusers_erasure.errors import ConfigError
 
 from .nouns import nouns
 from .retain import word_pattern
+from .user_functions import load_function, name_of
 
 _IRREGULAR = {
     "man": "men", "woman": "women", "child": "children", "person": "people", "foot": "feet", "tooth": "teeth",
@@ -137,26 +136,10 @@ def load_rule(name: str) -> RetainRule:
     """
     if not name:
         return KeywordRule()
-    module, _, attribute = name.partition(":")
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        raise ConfigError(
-            f"the retain rule {name!r} is no name of a function; expected 'package.module:function'; "
-            f"write it so, or leave it empty for the built-in rule"
-        )
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise ConfigError(
-            f"the module {module!r} of the retain rule {name!r} cannot be imported ({error}); expected a "
-            f"module on Python's path; install it, or put its folder on PYTHONPATH"
-        ) from error
-    if not callable(found) or isinstance(found, type):
-        what = "does not exist in its module" if found is None else f"is of type {type(found).__name__!r}"
-        raise ConfigError(
-            f"the retain rule {name!r} {what}; expected a function of prompts and concepts; correct the part "
-            f"after the colon"
-        )
-    return cast(RetainRule, found)
+    return cast(
+        RetainRule,
+        load_function(name, what="retain rule", takes="prompts and concepts", empty="the built-in rule"),
+    )
 
 
 def ask_rule(rule: RetainRule, prompts: tuple[str, ...], concepts: ConceptSet) -> tuple[str | None, ...]:
@@ -171,7 +154,7 @@ def ask_rule(rule: RetainRule, prompts: tuple[str, ...], concepts: ConceptSet) -
         ConfigError: The rule gives no sequence, too few or too many answers, or one that is no reason.
     """
     answers = rule(prompts, concepts)
-    name = getattr(rule, "__qualname__", type(rule).__name__)
+    name = name_of(rule)
     is_list = isinstance(answers, Sequence) and not isinstance(answers, str)
     if not is_list or len(answers) != len(prompts):
         got = f"{len(answers)} answers" if is_list else f"a value of type {type(answers).__name__!r}"

@@ -13,8 +13,6 @@ the concepts: two erasures of one base share nearly all, and what was computed f
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Literal, get_args
 from diffusers_erasure.concepts import ConceptKind, ConceptSet
 from diffusers_erasure.errors import ConfigError
 
+from .csv_file import read_csv, read_text
 from .nouns import nouns
 from .retain import embedded_prompts, scene_prompts
 from .retain_rules import KeywordRule, RetainRule, ask_rule, load_rule, spoken
@@ -201,13 +200,7 @@ def _read_file(source: str) -> tuple[str, ...]:
             f"there is no retain set {source!r}; expected one of {', '.join(RETAIN_SETS)}, or a file that "
             f"ends in .txt or .csv; correct the name"
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the retain set {source} cannot be read ({error}); expected a file in UTF-8; check its path and "
-            f"encoding"
-        ) from error
+    text = read_text(path, f"the retain set {source}")
     prompts = reader(path, text)
     if not prompts:
         raise ConfigError(
@@ -222,27 +215,27 @@ def _txt(_path: Path, text: str) -> tuple[str, ...]:
 
 
 def _csv(path: Path, text: str) -> tuple[str, ...]:
-    try:
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = rows.fieldnames or ()
-        if columns and "prompt" not in columns:
-            raise ConfigError(
-                f"the retain set {path} has the columns {', '.join(map(repr, columns))}; expected one named "
-                f"'prompt'; rename it in the first line"
-            )
-        found = [(rows.line_num, (row["prompt"] or "").strip()) for row in rows]
-    except csv.Error as error:
-        raise ConfigError(
-            f"the retain set {path} is not csv ({error}); expected cells, quoted where they hold a comma; "
-            f"correct the file"
-        ) from error
-    empty = next((line for line, prompt in found if not prompt), None)
-    if empty is not None:
-        raise ConfigError(
-            f"line {empty} of the retain set {path} has no prompt; expected text in the column 'prompt'; "
-            f"fill or delete the line"
+    def fault(line: int, found: str, expected: str) -> ConfigError:
+        return ConfigError(
+            f"line {line} of the retain set {path} {found}; expected {expected}; correct the file"
         )
-    return tuple(prompt for _, prompt in found)
+
+    table = read_csv(text, fault)
+    if table.columns and "prompt" not in table.columns:
+        raise ConfigError(
+            f"the retain set {path} has the columns {', '.join(map(repr, table.columns))}; expected one "
+            f"named 'prompt'; rename it in the first line"
+        )
+    prompts = []
+    for line, cells in table.rows:
+        prompt = dict(zip(table.columns, cells, strict=False)).get("prompt", "").strip()
+        if not prompt:
+            raise ConfigError(
+                f"line {line} of the retain set {path} has no prompt; expected text in the column 'prompt'; "
+                f"fill or delete the line"
+            )
+        prompts.append(prompt)
+    return tuple(prompts)
 
 
 _PHOTO = "a photo of {}"
