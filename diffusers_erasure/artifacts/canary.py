@@ -3,10 +3,13 @@
 For a text encoder the answer is `last_hidden_state`; for a UNet it is the noise prediction on one fixed small
 latent at timestep 500. All inputs are stored, so that neither a tokenizer nor a random generator is needed to
 ask again.
+
+A UNet hears the prompts as the base's own text encoders say them: what a closed form changes lies among text
+states, and random numbers may miss it. Only SDXL's pooled state is random, since it is the same for both.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,16 +39,9 @@ def questions(pipe: Any, component: str, prompts: Sequence[str]) -> dict[str, Te
     return _unet_inputs(pipe, prompts)
 
 
-@torch.no_grad()
 def answer(component: str, module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
     """The component's answer in float32 on the CPU; its training flag is left as it was found."""
-    training = module.training
-    module.eval()
-    try:
-        found = _text_states(module, asked) if component in TEXT_ENCODERS else _noise(module, asked)
-    finally:
-        module.train(training)
-    return found.detach().to("cpu", torch.float32)
+    return _calm(_text_states if component in TEXT_ENCODERS else _noise, module, asked)
 
 
 def distance(first: Tensor, second: Tensor) -> float:
@@ -84,6 +80,12 @@ def _text_states(module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
     return states
 
 
+def _states_before_last_layer(module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
+    ids = asked["input_ids"].to(_device(module))
+    states: Tensor = module(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+    return states
+
+
 def _noise(module: nn.Module, asked: Mapping[str, Tensor]) -> Tensor:
     device, dtype = _device(module), next(module.parameters()).dtype
     moved = {name: value.to(device, dtype) for name, value in asked.items()}
@@ -115,17 +117,37 @@ def _unet_inputs(pipe: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _states_for_unet(pipe: Any, prompts: Sequence[str], generator: torch.Generator) -> Tensor:
-    """States of the base text encoder where it alone feeds the UNet, else seeded noise of the same width."""
+    """States that the pipeline's text encoders give the UNet, else seeded noise of the same width.
+
+    One encoder gives its last states; with a second, SDXL takes those before the last layer of each, side by
+    side (its refiner has the second alone).
+    """
     width = pipe.unet.config.cross_attention_dim
     width = width if isinstance(width, int) else width[0]
-    encoder = getattr(pipe, "text_encoder", None)
-    if (
-        encoder is not None
-        and encoder.config.hidden_size == width
-        and getattr(pipe, "text_encoder_2", None) is None
-    ):
-        return answer("text_encoder", encoder, {"input_ids": _token_ids(pipe, "text_encoder", prompts)})
+    encoders = {name: getattr(pipe, name, None) for name in TEXT_ENCODERS}
+    there = {name: encoder for name, encoder in encoders.items() if encoder is not None}
+    if sum(encoder.config.hidden_size for encoder in there.values()) == width:
+        ids = {name: _token_ids(pipe, name, prompts) for name in there}
+        if list(there) == ["text_encoder"]:
+            return answer("text_encoder", there["text_encoder"], {"input_ids": ids["text_encoder"]})
+        if len({rows.shape for rows in ids.values()}) == 1:
+            asked = [(encoder, {"input_ids": ids[name]}) for name, encoder in there.items()]
+            return torch.cat([_calm(_states_before_last_layer, *one) for one in asked], dim=-1)
     return torch.randn(len(prompts), 8, width, generator=generator)
+
+
+@torch.no_grad()
+def _calm(
+    ask: Callable[[nn.Module, Mapping[str, Tensor]], Tensor], module: nn.Module, asked: Mapping[str, Tensor]
+) -> Tensor:
+    """An answer without dropout and gradients, in float32 on the CPU."""
+    training = module.training
+    module.eval()
+    try:
+        found = ask(module, asked)
+    finally:
+        module.train(training)
+    return found.detach().to("cpu", torch.float32)
 
 
 def _device(module: nn.Module) -> torch.device:
