@@ -10,6 +10,10 @@ token may or may not be the end token.
 
 A causal text encoder gives the states of a prompt without its padding just as well at the prompt's own
 length, so `encode` spends no work on padding unless it is asked for.
+
+Where a pipeline has two text encoders (SDXL), its cross-attention reads the states before the last layer of
+both, side by side. Both tokenizers must then give the same tokens up to the first end token, so that
+positions hold for both; what stands after it may differ, and each encoder gets its own padding.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffusers_erasure.errors import ConfigError
 
-from .components import DiffusionComponents, evaluating
+from .components import DiffusionComponents, device_of_ids, evaluating
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,22 @@ def encode(
         padded: Pad to the model's length, as a pipeline does; otherwise to the longest of each batch, whose
             padded positions mean nothing.
         batch_size: Most prompts at once.
+
+    Raises:
+        ConfigError: A second tokenizer splits a prompt otherwise than the first.
     """
     padded = padded or not _is_causal(components)
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), index))
     for start in range(0, len(order), batch_size):
         indices = tuple(order[start : start + batch_size])
-        rows = [prompts[index].ids for index in indices]
+        chosen = [prompts[index] for index in indices]
+        rows = [prompt.ids for prompt in chosen]
         length = components.max_tokens if padded else max(map(len, rows))
-        yield EncodedBatch(indices, _states(components, rows, length), tuple(map(len, rows)))
+        if components.text_encoder_2 is None:
+            states = _states(components, rows, length)
+        else:
+            states = _states_of_both(components, chosen, length)
+        yield EncodedBatch(indices, states, tuple(map(len, rows)))
 
 
 def distinct(prompts: Sequence[TokenizedPrompt]) -> tuple[tuple[TokenizedPrompt, ...], tuple[int, ...]]:
@@ -160,9 +172,8 @@ def distinct(prompts: Sequence[TokenizedPrompt]) -> tuple[tuple[TokenizedPrompt,
 
 def _states(components: DiffusionComponents, rows: Sequence[tuple[int, ...]], length: int) -> Tensor:
     """States of one batch, `(batch, length, width)`, exactly as the pipeline computes them."""
-    pad = components.tokenizer.pad_token_id
     device = components.text_device
-    ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], device=device)
+    ids = _padded_ids(components.tokenizer, rows, length, device)
     mask = None
     if getattr(components.text_encoder.config, "use_attention_mask", False):
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
@@ -171,6 +182,67 @@ def _states(components: DiffusionComponents, rows: Sequence[tuple[int, ...]], le
     return states
 
 
+def _states_of_both(
+    components: DiffusionComponents, prompts: Sequence[TokenizedPrompt], length: int
+) -> Tensor:
+    """States of one batch from two encoders, `(batch, length, both widths)`, as SDXL's pipeline makes them.
+
+    That is each encoder's states before its last layer, in the dtype of the second, without a mask
+    (arXiv:2307.01952, section 2.1; `encode_prompt` of diffusers).
+    """
+    first, (tokenizer_2, encoder_2) = components.text_encoders
+    ids = [prompt.ids for prompt in prompts]
+    ids_2 = [_second_ids(tokenizer_2, prompt, components.max_tokens) for prompt in prompts]
+    states = _before_last_layer(*first, ids, length)
+    states_2 = _before_last_layer(tokenizer_2, encoder_2, ids_2, length)
+    return torch.cat([states.to(states_2.device), states_2], dim=-1).to(encoder_2.dtype)
+
+
+def _second_ids(tokenizer: PreTrainedTokenizerBase, prompt: TokenizedPrompt, limit: int) -> tuple[int, ...]:
+    """Ids of a prompt for the second encoder: those of the first, token for token.
+
+    Where the second tokenizer's pad token is a word, as SDXL's "!", it has the pad token's id in prompts too.
+
+    Raises:
+        ConfigError: They are other tokens.
+    """
+    ids = tokenize(tokenizer, prompt.text, max_tokens=limit).ids
+    pad = tokenizer.pad_token_id
+    same = [theirs in (ours, pad) for ours, theirs in zip(prompt.ids, ids, strict=False)]
+    if len(ids) != len(prompt.ids) or not all(same):
+        raise ConfigError(
+            f"the second tokenizer reads {prompt.text!r} as {len(ids)} tokens {list(ids)}, the first as "
+            f"{len(prompt.ids)} tokens {list(prompt.ids)}; both must read the same tokens, for positions to "
+            f"hold in both; change the wording (some read '!!' differently), or load the tokenizers that "
+            f"belong to the pipeline"
+        )
+    return ids
+
+
+def _before_last_layer(
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedModel,
+    rows: Sequence[tuple[int, ...]],
+    length: int,
+) -> Tensor:
+    """What the last layer of an encoder reads, `(batch, length, width)`; no norm follows it."""
+    ids = _padded_ids(tokenizer, rows, length, device_of_ids(encoder))
+    with evaluating(encoder):
+        states: Tensor = encoder(ids, output_hidden_states=True).hidden_states[-2]
+    return states
+
+
+def _padded_ids(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[int, ...]], length: int, device: torch.device
+) -> Tensor:
+    """Ids `(batch, length)`, with this tokenizer's padding after each row."""
+    pad = tokenizer.pad_token_id
+    return torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], device=device)
+
+
 def _is_causal(components: DiffusionComponents) -> bool:
-    """Whether later tokens cannot change earlier states; CLIP's text model reads from left to right."""
+    """Whether later tokens cannot change earlier states; CLIP's text model reads from left to right.
+
+    A second encoder is always CLIP's (see `DiffusionComponents.from_pipeline`).
+    """
     return str(getattr(components.text_encoder.config, "model_type", "")).startswith("clip")

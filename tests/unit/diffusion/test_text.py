@@ -103,6 +103,29 @@ def test_states_are_those_of_the_pipeline(
     assert sorted(seen) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("pad", [",", "a"])
+def test_padding_is_the_pad_token_where_that_is_not_the_end_token(
+    tiny_pipe: StableDiffusionPipeline, components: DiffusionComponents, pad: str
+) -> None:
+    """Stable Diffusion 2.x pads with "!", not with the end token."""
+    texts = ["a dog", "", "a, banana,", "x" * 40]
+    of_end_tokens = next(iter(encode(components, [tokenize(components.tokenizer, "a dog")], padded=True)))
+    components.tokenizer.pad_token = pad
+    assert components.tokenizer.pad_token_id != components.tokenizer.eos_token_id
+    prompts = [tokenize(components.tokenizer, text) for text in texts]
+    assert [prompt.end for prompt in prompts] == [5, 1, 10, 23]
+    own = {
+        batch.indices[0]: batch.states[0] for batch in encode(components, prompts, padded=False, batch_size=1)
+    }
+    for batch in encode(components, prompts, padded=True):
+        for index, states in zip(batch.indices, batch.states, strict=True):
+            expected = tiny_pipe.encode_prompt(texts[index], "cpu", 1, False)[0][0]
+            torch.testing.assert_close(states, expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(own[index], expected[: prompts[index].end + 1], rtol=0, atol=1e-6)
+            if index == 0:
+                assert (states[6:] - of_end_tokens.states[0, 6:]).abs().max() > 1e-2
+
+
 def test_batches_of_similar_length_waste_little(components: DiffusionComponents) -> None:
     prompts = [tokenize(components.tokenizer, "x" * (1 + index % 7)) for index in range(14)]
     sizes = [batch.states.shape[1] for batch in encode(components, prompts, padded=False, batch_size=2)]
