@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, Self, cast
 
@@ -197,7 +198,9 @@ def resolve_concepts(
     """Turn names into concepts with synonyms, anchors and kinds.
 
     An anchor that the vocabulary proposes is never erased itself: erasing dog (to cat) and cat (to
-    dog) together takes another neighbour of the same group, or none.
+    dog) together takes another neighbour of the same group, or none. A theme may be a whole group, which
+    leaves its members no neighbour; they go to a neighbour of their anchor, if it is of another group, or
+    else to the first concept of the table that stays.
 
     Args:
         names: What a user typed: concepts, styles, themes, or words that the vocabulary does not know.
@@ -213,7 +216,7 @@ def resolve_concepts(
         names = (names,)
     asked = [_clean(name, "name") for name in names]
     known = vocabulary or embedded_vocabulary()
-    erased = _erased_words(asked, known)
+    erased = _Erased.by(asked, known)
     chosen = _spread_anchors(anchors, asked)
     return ConceptSet(
         concepts=tuple(
@@ -252,16 +255,28 @@ def _spread_anchors(anchors: Sequence[str], names: Sequence[str]) -> list[str | 
     return [*anchors] if len(anchors) == len(names) else [*anchors] * len(names)
 
 
-def _erased_words(names: Sequence[str], vocabulary: Vocabulary) -> frozenset[str]:
-    """Every name that `names` erase, themes opened, in lower case."""
-    words = set()
-    for name in map(str.casefold, names):
-        words.update({name, *vocabulary.THEMES.get(name, ())})
-    return frozenset(words)
+@dataclass(frozen=True)
+class _Erased:
+    """What an erasure takes away, and so cannot map to.
+
+    Attributes:
+        words: Every name that was asked for, themes opened, in lower case.
+        themed: Those of them that belong to a theme that was asked for.
+    """
+
+    words: frozenset[str]
+    themed: frozenset[str]
+
+    @classmethod
+    def by(cls, names: Sequence[str], vocabulary: Vocabulary) -> Self:
+        """What is erased by these names."""
+        asked = frozenset(map(str.casefold, names))
+        themed = frozenset(member for name in asked for member in vocabulary.THEMES.get(name, ()))
+        return cls(asked | themed, themed)
 
 
 def _resolve(
-    name: str, vocabulary: Vocabulary, *, erased: frozenset[str], anchor: str | None, kind: ConceptKind | None
+    name: str, vocabulary: Vocabulary, *, erased: _Erased, anchor: str | None, kind: ConceptKind | None
 ) -> Concept:
     key = name.casefold()
     if key in vocabulary.THEMES:
@@ -269,26 +284,35 @@ def _resolve(
     if key in vocabulary.CONCEPTS:
         return _known(vocabulary.CONCEPTS[key], vocabulary, erased=erased, anchor=anchor)
     if key in vocabulary.STYLES:
-        other = next((style for style in vocabulary.STYLES if style not in erased), "")
+        other = next((style for style in vocabulary.STYLES if style not in erased.words), "")
         return Concept(name=key, kind=ConceptKind.style, anchor=other if anchor is None else anchor)
     return Concept(name=name, kind=kind or ConceptKind.object, anchor=anchor or "")
 
 
-def _known(
-    entry: VocabularyEntry, vocabulary: Vocabulary, *, erased: frozenset[str], anchor: str | None
-) -> Concept:
+def _known(entry: VocabularyEntry, vocabulary: Vocabulary, *, erased: _Erased, anchor: str | None) -> Concept:
     kind = ConceptKind.identity if entry.group == "person" and " " in entry.name else ConceptKind.object
     chosen = _free_anchor(entry, vocabulary, erased) if anchor is None else anchor
     return Concept(name=entry.name, kind=kind, synonyms=entry.synonyms, anchor=chosen)
 
 
-def _free_anchor(entry: VocabularyEntry, vocabulary: Vocabulary, erased: frozenset[str]) -> str:
-    """The table's anchor, or the first neighbour that is not itself being erased."""
-    neighbours = (other.name for other in vocabulary.CONCEPTS.values() if other.group == entry.group)
-    return next((name for name in (entry.anchor, *neighbours) if name not in erased), "")
+def _free_anchor(entry: VocabularyEntry, vocabulary: Vocabulary, erased: _Erased) -> str:
+    """The table's anchor, or the first neighbour that is not itself being erased.
+
+    Members of an erased theme may have no neighbour left; they look further.
+    """
+    candidates = [entry.anchor, *_group(entry.group, vocabulary)]
+    if entry.name in erased.themed:
+        anchor = vocabulary.CONCEPTS.get(entry.anchor, entry)
+        candidates += [*_group(anchor.group, vocabulary), *vocabulary.CONCEPTS]
+    return next((name for name in candidates if name not in erased.words), "")
 
 
-def _theme(key: str, vocabulary: Vocabulary, *, erased: frozenset[str], anchor: str | None) -> Concept:
+def _group(group: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Every concept of a group, in the order of the table."""
+    return tuple(entry.name for entry in vocabulary.CONCEPTS.values() if entry.group == group)
+
+
+def _theme(key: str, vocabulary: Vocabulary, *, erased: _Erased, anchor: str | None) -> Concept:
     """A theme: its members, and its own words mapped to the kind of thing that most members become."""
     members = tuple(
         _known(vocabulary.CONCEPTS[name], vocabulary, erased=erased, anchor=anchor)
@@ -297,6 +321,7 @@ def _theme(key: str, vocabulary: Vocabulary, *, erased: frozenset[str], anchor: 
     groups = Counter(
         vocabulary.CONCEPTS[member.anchor].group for member in members if member.anchor in vocabulary.CONCEPTS
     )
-    own = anchor if anchor is not None else next((group for group, _ in groups.most_common(1)), "")
+    free = (group for group, _ in groups.most_common() if group not in erased.words)
+    own = anchor if anchor is not None else next(free, "")
     singular = (key.removesuffix("s"),) if key.endswith("s") else ()
     return Concept(name=key, kind=ConceptKind.theme, synonyms=singular, anchor=own, members=members)

@@ -87,14 +87,34 @@ def _read_concepts() -> Mapping[str, ConceptEntry]:
 CONCEPTS: Mapping[str, ConceptEntry] = _read_concepts()
 """Every concept of the embedded pipeline by name, in the order of the table."""
 
+_THEME_GROUPS = {
+    "weapons": "weapon",
+    "animals": "animal",
+    "plants": "plant",
+    "foods": "food",
+    "vehicles": "vehicle",
+    "buildings": "building",
+    "instruments": "instrument",
+}
+
 THEMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"weapons": tuple(entry.name for entry in CONCEPTS.values() if entry.group == "weapon")}
+    {
+        theme: tuple(entry.name for entry in CONCEPTS.values() if entry.group == group)
+        for theme, group in _THEME_GROUPS.items()
+    }
 )
-"""Named sets of concepts that are erased together; `weapons` stands in for an unsafe theme."""
+"""Sets of concepts that are erased together, each one whole group; `weapons` stands in for an unsafe theme.
+
+Tools, characters, the sky and the rest are no themes: with all seven erased, they are still there to map to.
+"""
+
+_WITHOUT_ARTICLE = frozenset(
+    {"scissors", "swords", "santa claus", "santa", "father christmas", "blades", "crossed swords", "food"}
+)
 
 
 def with_article(name: str) -> str:
     """Return the name as it stands in a caption: "a church", "an owl", "scissors", "santa claus"."""
-    if name in {"scissors", "swords", "santa claus", "santa", "father christmas", "blades", "crossed swords"}:
+    if name in _WITHOUT_ARTICLE:
         return name
     return f"an {name}" if name[0] in "aeio" or name.startswith("umbrella") else f"a {name}"

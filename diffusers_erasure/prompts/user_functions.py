@@ -40,7 +40,8 @@ def load_function(name: str, *, what: str, takes: str, empty: str) -> Callable[.
         raise ConfigError(
             f"the {what} {name!r} {fault}; expected a function of {takes}; correct the part after the colon"
         )
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def name_of(function: object) -> str:

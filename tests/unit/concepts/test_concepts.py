@@ -57,6 +57,64 @@ def test_no_anchor_is_itself_erased(names: list[str]) -> None:
     assert not {leaf.anchor for leaf in concepts.leaves} & {leaf.name for leaf in concepts.leaves}
 
 
+WEAPON_ANCHORS = {
+    "bomb": "light bulb",
+    "knife": "key",
+    "dagger": "key",
+    "swords": "scissors",
+    "pistol": "hammer",
+    "skull": "light bulb",
+    "coffin": "tent",
+    "cigarette": "key",
+    "syringe": "key",
+}
+
+
+def test_weapons_go_to_the_anchors_of_the_table() -> None:
+    (weapons,) = resolve_concepts(["weapons"])
+    assert {member.name: member.anchor for member in weapons.members} == WEAPON_ANCHORS
+    assert weapons.anchor == "tool"
+
+
+@pytest.mark.parametrize("theme", [theme for theme in THEMES if theme != "weapons"])
+def test_a_theme_that_is_a_whole_group_goes_to_the_first_concept_that_stays(theme: str) -> None:
+    (found,) = resolve_concepts([theme])
+    first = next(name for name in CONCEPTS if name not in THEMES[theme])
+    assert {member.anchor for member in found.members} == {first}
+    assert found.anchor == CONCEPTS[first].group
+    assert found.words == (theme, theme.removesuffix("s"))
+
+
+def test_members_look_for_a_neighbour_of_their_anchor_first() -> None:
+    (weapons, _, _) = resolve_concepts(["weapons", "key", "buildings"])
+    were_keys = dict.fromkeys(["knife", "dagger", "cigarette", "syringe"], "hammer")
+    anchors = {member.name: member.anchor for member in weapons.members}
+    assert anchors == {**WEAPON_ANCHORS, **were_keys, "coffin": "dog"}
+
+
+def test_all_themes_together_map_to_nothing_that_is_erased() -> None:
+    concepts = resolve_concepts(THEMES)
+    assert len(concepts.leaves) == 50
+    for part in (part for concept in concepts for part in concept.walk()):
+        assert part.anchor
+        assert part.anchor not in concepts.words
+
+
+def test_a_member_named_beside_its_theme_has_the_same_anchor() -> None:
+    dog, animals = resolve_concepts(["dog", "animals"])
+    assert dog.anchor == next(member.anchor for member in animals.members if member.name == "dog") == "rose"
+
+
+def test_a_group_named_one_by_one_keeps_no_neighbour() -> None:
+    assert {concept.anchor for concept in resolve_concepts(["guitar", "trumpet"])} == {""}
+
+
+def test_a_theme_is_not_mapped_to_a_word_that_is_erased() -> None:
+    weapons, tool = resolve_concepts(["weapons", "tool"])
+    assert weapons.anchor == "building"
+    assert tool.anchor == ""
+
+
 def test_anchors_are_one_for_all_or_one_for_each() -> None:
     assert [c.anchor for c in resolve_concepts(["dog", "church"], anchors=["tree"])] == ["tree", "tree"]
     assert [c.anchor for c in resolve_concepts(["dog", "church"], anchors=["tree", ""])] == ["tree", ""]

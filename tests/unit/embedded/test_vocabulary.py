@@ -78,10 +78,25 @@ def test_the_groups_that_the_benchmark_needs_have_neighbours() -> None:
     assert CONCEPTS["santa claus"].group == "person"
 
 
-def test_the_theme_of_weapons_is_the_group_of_weapons() -> None:
-    assert set(THEMES) == {"weapons"}
+def test_every_theme_is_a_whole_group() -> None:
+    assert next(iter(THEMES)) == "weapons"
     assert {"bomb", "knife", "pistol", "skull", "cigarette", "syringe"} <= set(THEMES["weapons"])
-    assert all(CONCEPTS[name].group == "weapon" for name in THEMES["weapons"])
+    for theme, members in THEMES.items():
+        assert theme.endswith("s")
+        assert theme not in CONCEPTS
+        assert members == tuple(e.name for e in ENTRIES if e.group == theme.removesuffix("s")) != ()
+
+
+def test_seven_themes_leave_something_to_map_to() -> None:
+    assert len(THEMES) == 7
+    members = [name for names in THEMES.values() for name in names]
+    assert len(members) == len(set(members)) == 50
+    assert {CONCEPTS[name].group for name in set(CONCEPTS) - set(members)} == {
+        "tool",
+        "person",
+        "sky",
+        "thing",
+    }
 
 
 def test_styles_and_colours_cannot_be_taken_for_concepts() -> None:
@@ -109,6 +124,7 @@ def test_the_tables_cannot_be_changed_by_accident() -> None:
         ("umbrella", "an umbrella"),
         ("ukulele", "a ukulele"),
         ("scissors", "scissors"),
+        ("food", "food"),
         ("santa claus", "santa claus"),
     ],
 )
