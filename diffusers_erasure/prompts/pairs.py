@@ -24,9 +24,10 @@ class PromptPair:
     """A sentence with the concept, and the one that it shall mean.
 
     Attributes:
-        source: Prompt that names the concept.
+        source: Prompt that names or implies the concept.
         target: The same with the anchor; may be empty.
-        source_word: The concept's word as it stands in `source`, without its article.
+        source_word: The concept's word as it stands in `source`, without its article; empty if no word is
+            known that names it there. Such a pair has an end token to map, but no tokens of the concept.
         target_word: The anchor's word in `target`; empty if the target has none.
     """
 
@@ -58,13 +59,14 @@ def erasure_pairs(
         for part in concept.walk():
             words = part.words if synonyms else (part.name,)
             for word in words:
-                found.update(dict.fromkeys(_word_pairs(part, word, world, split, limit)))
+                found.update(dict.fromkeys(word_pairs(part, word, world, split, limit)))
     return tuple(found)
 
 
-def _word_pairs(
+def word_pairs(
     concept: Concept, word: str, world: World, split: Split, limit: int | None
 ) -> Iterator[PromptPair]:
+    """Pairs that map one word to a concept's anchor, whether or not it is among the concept's own words."""
     if limit == 0:
         yield PromptPair(word, concept.anchor, word, concept.anchor)
         return

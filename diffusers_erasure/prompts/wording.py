@@ -33,6 +33,9 @@ def world_of(base: str) -> World:
     return "embedded" if base == EMBEDDED_MODEL_ID else "general"
 
 
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
 @lru_cache(maxsize=1)
 def _rows() -> tuple[dict[str, str], ...]:
     text = files(__package__).joinpath("templates.csv").read_text(encoding="utf-8")
@@ -62,13 +65,14 @@ def templates(
 def phrase(word: str, kind: ConceptKind = ConceptKind.object) -> str:
     """The word as it stands in a prompt: "a church", but "ink", "Van Gogh", "weapons".
 
-    Styles, identities, names that start with a capital, and a theme's plural stand without an article.
+    Styles, identities, names that start with a capital, a theme's plural, and phrases that begin with an
+    article of their own stand as they are.
     """
     if not word or kind in (ConceptKind.style, ConceptKind.identity) or word[0].isupper():
         return word
     if kind is ConceptKind.theme and word.endswith("s"):
         return word
-    return with_article(word)
+    return word if word.partition(" ")[0] in _ARTICLES else with_article(word)
 
 
 def fill(template: str, word: str, *, kind: ConceptKind = ConceptKind.object, subject: str = "") -> str:

@@ -62,6 +62,10 @@ def test_only_the_embedded_pipeline_speaks_its_own_words(base: str, world: World
         ("ink", ConceptKind.style, "ink"),
         ("weapons", ConceptKind.theme, "weapons"),
         ("weapon", ConceptKind.theme, "a weapon"),
+        ("food", ConceptKind.theme, "food"),
+        ("the thing that barks", ConceptKind.object, "the thing that barks"),
+        ("an old friend", ConceptKind.object, "an old friend"),
+        ("theatre", ConceptKind.object, "a theatre"),
         ("", ConceptKind.object, ""),
     ],
 )
