@@ -113,7 +113,7 @@ class TrajectoryBank:
             folder: For a pool: where its parts are written as they are made. Parts that are there from an
                 earlier build of the same bank are not made again, so a stopped build goes on.
             storage: For a pool: keep it in memory, or read rows from the folder.
-            sampler: For `fresh`: a model in training that samples in place of the frozen one.
+            sampler: Model that samples in place of the frozen one; for `fresh` it may be in training.
             progress: For a pool: told how far it is.
 
         Raises:
@@ -125,7 +125,7 @@ class TrajectoryBank:
         source, tokens = source_of(components, prompts, chosen, sampler)
         bank = cls(source, prompts, chosen, None)
         if chosen.mode == "pool":
-            bank._origins = origins(components, source.predictor, tokens, chosen.content())
+            bank._origins = origins(components, source, tokens, chosen.content())
             bank._table = bank._build_pool(None if folder is None else Path(folder), storage, progress)
         return bank
 
@@ -148,7 +148,7 @@ class TrajectoryBank:
         """
         refuse_unfitting(settings, prompts, folder=folder, storage=storage, sampler=None)
         source, tokens = source_of(components, prompts, settings, None)
-        found = origins(components, source.predictor, tokens, settings.content())
+        found = origins(components, source, tokens, settings.content())
         bank = cls(source, prompts, settings, open_table(Path(folder), found, storage))
         bank._origins = found
         return bank
@@ -287,7 +287,7 @@ class TrajectoryBank:
     def _sample(self, chosen: Tensor, generator: torch.Generator, *, kept: int) -> Pairs:
         """Trajectories with everything random from one generator."""
         noise = torch.randn((len(chosen), *self._shape), generator=generator)
-        positions = kept_positions(len(chosen), self.settings.steps, kept, generator)
+        positions = kept_positions(len(chosen), self.settings, generator, kept=kept)
         return self._run(chosen, noise, positions, generator)
 
     def _run(self, chosen: Tensor, noise: Tensor, positions: Tensor, generator: torch.Generator) -> Pairs:
@@ -323,7 +323,7 @@ class TrajectoryBank:
                 seed_from("bank", self.settings.seed, job // each, job % each)
             )
             noise = torch.randn((1, *self._shape), generator=generator)
-            positions = kept_positions(1, self.settings.steps, self.settings.kept, generator)
+            positions = kept_positions(1, self.settings, generator)
             timesteps = self.source.path.timesteps(positions.flatten().tolist(), generator)
             drawn.append((noise, positions, timesteps.view_as(positions)))
         noise, positions, timesteps = (torch.cat(column) for column in zip(*drawn, strict=True))

@@ -14,7 +14,7 @@ from diffusers_erasure.errors import ConfigError
 
 from .bank_files import Storage
 from .components import DiffusionComponents
-from .noise import NoisePredictor
+from .noise import NoisePredictor, takes_gradients
 from .sampling import Alignment, SamplingPath
 from .text import TokenizedPrompt, distinct, encode, tokenize
 from .trajectories import TrajectorySource
@@ -47,6 +47,9 @@ class BankSettings(BaseModel):
     pairs_per_trajectory: int | None = Field(
         default=None, ge=1, description="latents kept of each trajectory, at random steps; none keeps all"
     )
+    early_steps: int | None = Field(
+        default=None, ge=1, description="keep latents of the first, noisiest steps only; none keeps of all"
+    )
     unconditional: bool = Field(
         default=True, description="whether predictions for the unconditional prompt are kept too"
     )
@@ -61,7 +64,12 @@ class BankSettings(BaseModel):
     @property
     def kept(self) -> int:
         """Latents kept of each trajectory."""
-        return min(self.steps, self.pairs_per_trajectory or self.steps)
+        return min(self.wanted_steps, self.pairs_per_trajectory or self.steps)
+
+    @property
+    def wanted_steps(self) -> int:
+        """Steps of which latents are kept; they end with the index `steps - 1`, the noise itself."""
+        return min(self.steps, self.early_steps or self.steps)
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -70,7 +78,8 @@ class BankSettings(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What decides the numbers in a pool."""
-        return self.model_dump(mode="json", exclude={"mode", "batch_size"})
+        always = {"mode", "batch_size"}
+        return self.model_dump(mode="json", exclude=always if self.early_steps else {*always, "early_steps"})
 
 
 def refuse_unfitting(
@@ -100,10 +109,10 @@ def refuse_unfitting(
         raise ConfigError(
             "storage='disk' came without a folder; expected a place for the files; give a folder"
         )
-    if sampler is not None and settings.mode != "fresh":
+    if sampler is not None and settings.mode != "fresh" and takes_gradients(sampler.unet):
         raise ConfigError(
-            f"a sampler of its own was given to a {settings.mode} bank; latents of a model in training "
-            f"cannot be kept, since it changes; set mode='fresh'"
+            f"a sampler in training was given to a {settings.mode} bank; its latents cannot be kept, since "
+            f"it changes; expected a frozen one; set mode='fresh'"
         )
 
 
@@ -136,13 +145,24 @@ def source_of(
     return source, tokens
 
 
-def kept_positions(count: int, steps: int, kept: int, generator: torch.Generator) -> Tensor:
-    """Step indices to keep of each trajectory, `(count, kept)`: different ones, each uniform."""
-    if kept == steps:
-        return torch.arange(steps).expand(count, -1)
+def kept_positions(
+    count: int, settings: BankSettings, generator: torch.Generator, *, kept: int | None = None
+) -> Tensor:
+    """Step indices to keep of each trajectory, `(count, kept)`: different ones, each uniform.
+
+    Args:
+        count: Trajectories.
+        settings: Which steps are wanted at all.
+        generator: Where the choice comes from.
+        kept: How many of each; the settings' number unless given.
+    """
+    wanted, kept = settings.wanted_steps, settings.kept if kept is None else kept
+    first = settings.steps - wanted
+    if kept == wanted:
+        return (first + torch.arange(wanted)).expand(count, -1)
     if kept == 1:
-        return torch.randint(steps, (count, 1), generator=generator)
-    return torch.stack([torch.randperm(steps, generator=generator)[:kept] for _ in range(count)])
+        return first + torch.randint(wanted, (count, 1), generator=generator)
+    return first + torch.stack([torch.randperm(wanted, generator=generator)[:kept] for _ in range(count)])
 
 
 def batches_of(total: int, size: int) -> Iterator[range]:

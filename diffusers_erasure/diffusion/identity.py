@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .components import DiffusionComponents
-from .noise import NoisePredictor
 from .text import TokenizedPrompt
+from .trajectories import TrajectorySource
 
 
 def weights_digest(module: Any) -> str:
@@ -36,7 +36,7 @@ def weights_digest(module: Any) -> str:
 
 def origins(
     components: DiffusionComponents,
-    predictor: NoisePredictor,
+    source: TrajectorySource,
     prompts: Sequence[TokenizedPrompt],
     settings: Mapping[str, Any],
 ) -> dict[str, str]:
@@ -44,17 +44,20 @@ def origins(
 
     Args:
         components: Whose UNet and text encoder.
-        predictor: The noise schedule, and what the UNet predicts.
+        source: The noise schedule, what the UNet predicts, and a sampler if it is another UNet.
         prompts: As tokens, so that the tokenizer counts too.
         settings: What else decides the content, as JSON values.
     """
+    predictor, sampler = source.predictor, source.sampler
     schedule = f"{_tensor_digest(predictor.alphas_cumprod)} {predictor.prediction_type}"
+    other = {} if sampler is None else {"sampler": weights_digest(sampler.unet)}
     return {
         "unet": weights_digest(components.unet),
         "text_encoder": weights_digest(components.text_encoder),
         "schedule": text_digest(schedule),
         "prompts": text_digest(json.dumps([prompt.ids for prompt in prompts])),
         "settings": text_digest(json.dumps(settings, sort_keys=True)),
+        **other,
     }
 
 

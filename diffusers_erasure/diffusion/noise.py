@@ -170,7 +170,7 @@ class NoisePredictor:
         times = torch.as_tensor(timesteps, device=device).expand(batch)
         inputs = latents.to(device)
         self.counter.forward += batch
-        scale = _GradientScale(dtype is torch.float16 and not _takes_gradients(self.unet))
+        scale = _GradientScale(dtype is torch.float16 and not takes_gradients(self.unet))
         output = self.unet(
             scale.leave(inputs).to(dtype),
             times,
@@ -229,7 +229,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
-def _takes_gradients(unet: UNet2DConditionModel) -> bool:
+def takes_gradients(unet: UNet2DConditionModel) -> bool:
     """Whether a backward pass makes gradients of weights."""
     return any(weight.requires_grad for weight in unet.parameters())
 

@@ -52,6 +52,10 @@ def _self_attention(path: tuple[str, ...], _layer: nn.Module) -> bool:
     return "attn1" in path
 
 
+def _visual(path: tuple[str, ...], _layer: nn.Module) -> bool:
+    return "attn1" in path or ("attn2" in path and "to_q" in path)
+
+
 def _not_time(path: tuple[str, ...], _layer: nn.Module) -> bool:
     return path[0] not in ("time_embedding", *_OUTPUT)
 
@@ -87,6 +91,7 @@ _UNET_GROUPS: Mapping[str, tuple[_Rule, str]] = MappingProxyType(
         "xattn": (_cross_attention, "the cross-attention: queries, keys, values and output"),
         "noxattn": (_not_cross_attention, "all but cross-attention, time embedding and output"),
         "selfattn": (_self_attention, "the self-attention: queries, keys, values and output"),
+        "visual": (_visual, "self-attention, and the queries of cross-attention (TRCE)"),
         "notime": (_not_time, "all but time embedding and output"),
         "xlayer": (_late_cross_attention, "cross-attention of two layers on the way up"),
         "selflayer": (_early_self_attention, "self-attention of two layers on the way down"),
