@@ -23,7 +23,7 @@ student           the trainable copy of a component
 latents           noisy latents with what the frozen model says there
 concept_prompts   wordings of the concept, each with what it is erased from
 guided_settings   what every method is told that erases by negative guidance
-guided_run        its way from a task to an artifact
+artifact_run        its way from a task to an artifact
 esd               erasing by negative guidance (esd_settings, esd_task)
 adversary         which prompt the model in training is attacked with (AdvUnlearn's lower level)
 retention         latents of what must stay

@@ -43,9 +43,9 @@ from diffusers_erasure.prompts import RETAIN_SETS, world_of
 
 from .advunlearn_settings import AdvUnlearnConfig
 from .advunlearn_task import AdvUnlearnTask
+from .artifact_run import train_to_artifact
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
-from .guided_run import train_to_artifact
 from .registry import erasure_method
 from .student import Student
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,11 @@ from .adversary import Adversary, AskedPrompt
 from .advunlearn_settings import AdvUnlearnConfig
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
-from .latents import BANK_MODES, LatentsFrom, TeacherLatents, unconditional_of
+from .latents import BANK_MODES, BankReport, LatentsFrom, TeacherLatents, told_of, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss, weighted_losses
 from .retention import Retention
 from .student import Student, frozen_unet, stored_as
-
-BankReport = Callable[[str, int, int], None]
-"""Told which latents are made, how many trajectories are done, and of how many."""
+from .task_state import joined_state, part_of
 
 
 class AdvUnlearnTask:
@@ -77,7 +75,7 @@ class AdvUnlearnTask:
             self.prompts,
             self._bank(source, settings.pool_trajectories, unconditional=True),
             sampler=sampler,
-            progress=_told(progress, "concept latents"),
+            progress=told_of(progress, "concept latents"),
         )
         self.retention = self._retention(source, sampler, world, progress)
         self.adversary = Adversary(self.text, self.pupil, self.erasing.bank, self.prompts, settings)
@@ -123,7 +121,7 @@ class AdvUnlearnTask:
             ),
             world=world,
             sampler=sampler,
-            progress=_told(progress, "retain latents"),
+            progress=told_of(progress, "retain latents"),
         )
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -227,22 +225,11 @@ class AdvUnlearnTask:
         parts = {"adversary": self.adversary.state(), "erasing": self.erasing.bank.state()}
         if self.retention is not None:
             parts["retention"] = self.retention.bank.state()
-        return {f"{part}.{name}": value for part, held in parts.items() for name, value in held.items()}
+        return joined_state(parts)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
-        self.adversary.load_state(_part(state, "adversary"))
-        self.erasing.bank.load_state(_part(state, "erasing"))
+        self.adversary.load_state(part_of(state, "adversary"))
+        self.erasing.bank.load_state(part_of(state, "erasing"))
         if self.retention is not None:
-            self.retention.bank.load_state(_part(state, "retention"))
-
-
-def _told(progress: BankReport | None, what: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(what, done, total)
-
-
-def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}."
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            self.retention.bank.load_state(part_of(state, "retention"))

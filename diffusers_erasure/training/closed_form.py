@@ -110,6 +110,9 @@ class PriorStatistics:
     def __add__(self, other: PriorStatistics) -> PriorStatistics:
         return PriorStatistics(self.gram + other.gram, self.count + other.count)
 
+    def __sub__(self, other: PriorStatistics) -> PriorStatistics:
+        return PriorStatistics(self.gram - other.gram, self.count - other.count)
+
 
 @dataclass(frozen=True)
 class Penalties:

@@ -36,11 +36,11 @@ from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.prompts import world_of
 
+from .artifact_run import train_to_artifact
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .esd_settings import ESDConfig
 from .esd_task import ESDTask
-from .guided_run import train_to_artifact
 from .registry import erasure_method
 from .student import Student
 

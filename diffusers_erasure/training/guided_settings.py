@@ -12,7 +12,6 @@ from diffusers_erasure.settings import setting
 
 from .latents import LatentsFrom
 from .settings import GradientTrainingConfig
-from .student import StoredType
 
 
 class GuidedErasureConfig(GradientTrainingConfig):
@@ -45,12 +44,6 @@ class GuidedErasureConfig(GradientTrainingConfig):
     num_templates: int | None = setting(
         0, "most wordings per word; 0 takes the bare word alone, None takes all", ge=0
     )
-    artifact_dtype: StoredType = setting(
-        "float32", "precision in which the changes are stored", recorded=False
-    )
-    validation_prompt: tuple[str, ...] = setting((), "prompt to draw during training", recorded=False)
-    validation_steps: int = setting(100, "steps between these pictures", recorded=False, ge=1)
-    num_validation_images: int = setting(2, "pictures of each validation prompt", recorded=False, ge=1)
 
     def source_of_latents(self, *, trains_unet: bool) -> LatentsFrom:
         """Who samples latents.

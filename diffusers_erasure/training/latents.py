@@ -14,8 +14,9 @@ the method for it; a pool is a finite sample of the same law.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
 
@@ -35,6 +36,8 @@ BANK_MODES: Mapping[LatentsFrom, BankMode] = MappingProxyType(
     {"student": "fresh", "frozen": "fresh", "trajectory": "per_trajectory", "pool": "pool"}
 )
 """How the bank makes each."""
+BankReport = Callable[[str, int, int], None]
+"""Told which latents are made, how many trajectories are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,17 @@ class TeacherLatents:
         settings: BankSettings,
         *,
         sampler: NoisePredictor | None = None,
+        folder: Path | None = None,
         progress: BankProgress | None = None,
     ) -> Self:
-        """Make the source; a pool is sampled now, by every process alike, and kept in memory.
+        """Make the source; a pool is sampled now, by every process alike, and kept in memory or a folder.
 
         Args:
             components: The frozen base model.
             prompts: What is sampled for.
             settings: Mode, steps, guidance, alignment.
-            sampler: The model in training, if it is the one that samples.
+            sampler: The model that samples, if it is another one than the components'.
+            folder: Of a pool, where its parts are kept; a pool that was begun there goes on.
             progress: Told how far a pool is.
 
         Raises:
@@ -75,7 +80,9 @@ class TeacherLatents:
                 "the same trajectories; expected one process; take latents_from pool, or frozen"
             )
         told = progress if settings.mode == "pool" else None
-        return cls(TrajectoryBank.build(components, prompts, settings, sampler=sampler, progress=told))
+        return cls(
+            TrajectoryBank.build(components, prompts, settings, folder=folder, sampler=sampler, progress=told)
+        )
 
     def draw(self, draws: StepDraws, prompts: Sequence[int]) -> BankDraw:
         """One row for each sample of the pass.
@@ -108,6 +115,13 @@ class TeacherLatents:
             batch_size=self.bank.settings.batch_size,
         )
         return BankDraw(pairs.latents, pairs.timesteps, pairs.conditional, pairs.unconditional, chosen)
+
+
+def told_of(progress: BankReport | None, what: str) -> BankProgress | None:
+    """Someone to tell how far one of several pools is."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(what, done, total)
 
 
 def _processes() -> int:

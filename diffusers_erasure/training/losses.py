@@ -49,6 +49,41 @@ def esd_target(
     return origin - negative_guidance * (concept - unconditional)
 
 
+def steering_target(concept: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """F = e_0 + β (e_c - e_0): the amplified direction of a prompt (TRCE, arXiv:2503.07389).
+
+    Args:
+        concept: e_c, the original's noise for the prompt, `(batch, channels, height, width)`.
+        unconditional: e_0, that for the unconditional prompt, likewise.
+        guidance: β; the authors' code writes e_c + g (e_c - e_0), which is β = g + 1.
+    """
+    return unconditional + guidance * (concept - unconditional)
+
+
+def steering_margin(predicted: Tensor, safe: Tensor, unsafe: Tensor) -> Tensor:
+    """How much nearer a prediction is to the unsafe direction than to the safe one, `(batch,)`, float32.
+
+    |e - f_safe|² - |e - f_unsafe|² as means over all entries; negative where the safe one is nearer.
+
+    Args:
+        predicted: e of the model in training, `(batch, channels, height, width)`.
+        safe: f_safe of the safe prompt, likewise.
+        unsafe: f_unsafe of the malicious prompt, likewise.
+    """
+    distances = [(predicted.float() - one.float()).square().mean((1, 2, 3)) for one in (safe, unsafe)]
+    return distances[0] - distances[1]
+
+
+def steering_hinge(margin: Tensor, delta: float) -> Tensor:
+    """max(0, |e - f_safe|² - |e - f_unsafe|² + δ), mean over the batch, `()` (TRCE, stage 2).
+
+    Args:
+        margin: What `steering_margin` gives, `(batch,)`.
+        delta: δ, by how much the safe direction has to be nearer.
+    """
+    return (margin + delta).clamp(min=0.0).mean()
+
+
 def noise_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over all entries, in float32, `()`."""
     return F.mse_loss(predicted.float(), target.float())

@@ -24,6 +24,7 @@ from diffusers_erasure.settings import setting
 
 from .config import RunSettings, TrainingConfig
 from .schedules import ScheduleName
+from .student import StoredType
 
 AUTO = "auto"
 
@@ -112,6 +113,12 @@ class GradientTrainingConfig(TrainingConfig, TrainingSettings):
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({"paper": Preset("the paper's defaults")})
 
     preset: str = setting(AUTO, "whose defaults: auto goes by the base model")
+    artifact_dtype: StoredType = setting(
+        "float32", "precision in which the changes are stored", recorded=False
+    )
+    validation_prompt: tuple[str, ...] = setting((), "prompt to draw during training", recorded=False)
+    validation_steps: int = setting(100, "steps between these pictures", recorded=False, ge=1)
+    num_validation_images: int = setting(2, "pictures of each validation prompt", recorded=False, ge=1)
 
     @classmethod
     def preset_name(cls, preset: str | None, base: str | None) -> str:

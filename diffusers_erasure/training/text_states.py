@@ -17,7 +17,7 @@ from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import PromptPair
 
 from .closed_form import PriorStatistics
-from .token_positions import PositionPairs, TokenPositions, align, needs_padding
+from .token_positions import SlotWeights, TokenPositions, needs_padding, weighted_positions
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Two tokenized prompts, the positions that are mapped, and how often the pair was given."""
+    """Two tokenized prompts, the positions that are mapped with their weights, and how often it was given."""
 
     source: TokenizedPrompt
     target: TokenizedPrompt
-    positions: PositionPairs
+    positions: tuple[tuple[int, int, float], ...]
     weight: int
 
 
@@ -51,7 +51,7 @@ class StateRows:
 
 
 def align_pairs(
-    components: DiffusionComponents, pairs: Sequence[PromptPair], policy: TokenPositions
+    components: DiffusionComponents, pairs: Sequence[PromptPair], policy: TokenPositions | SlotWeights
 ) -> tuple[AlignedPair, ...]:
     """Tokenize pairs and find their positions; pairs with the same tokens become one with more weight.
 
@@ -62,7 +62,7 @@ def align_pairs(
     """
     limit = components.max_tokens
     too_long: ConfigError | None = None
-    found: dict[tuple[tuple[int, ...], tuple[int, ...], PositionPairs], AlignedPair] = {}
+    found: dict[tuple[object, ...], AlignedPair] = {}
     for pair in pairs:
         try:
             source = tokenize(components.tokenizer, pair.source, word=pair.source_word, max_tokens=limit)
@@ -71,7 +71,7 @@ def align_pairs(
             logger.warning("left out: %s", error)
             too_long = error
             continue
-        positions = align(source, target, policy, limit)
+        positions = weighted_positions(source, target, policy, limit)
         key = (source.ids, target.ids, positions)
         before = found[key].weight if key in found else 0
         found[key] = AlignedPair(source, target, positions, before + 1)
@@ -83,7 +83,7 @@ def align_pairs(
 def state_rows(
     components: DiffusionComponents,
     pairs: Sequence[AlignedPair],
-    policy: TokenPositions,
+    policy: TokenPositions | SlotWeights,
     *,
     batch_size: int,
     progress: Callable[[int], None],
@@ -105,7 +105,10 @@ def state_rows(
         yield StateRows(
             source=torch.cat([_rows(states[n], pair, 0) for n, pair in zip(source, chunk, strict=True)]),
             target=torch.cat([_rows(states[n], pair, 1) for n, pair in zip(target, chunk, strict=True)]),
-            weight=torch.tensor([pair.weight for pair in chunk for _ in pair.positions], dtype=torch.float64),
+            weight=torch.tensor(
+                [pair.weight * weight for pair in chunk for _, _, weight in pair.positions],
+                dtype=torch.float64,
+            ),
         )
         progress(start + len(chunk))
 
@@ -153,4 +156,4 @@ def _all_states(
 
 
 def _rows(states: Tensor, pair: AlignedPair, side: int) -> Tensor:
-    return states[[position[side] for position in pair.positions]]
+    return states[[int(position[side]) for position in pair.positions]]

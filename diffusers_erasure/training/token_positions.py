@@ -10,11 +10,14 @@ Words of different length are aligned from their last token backwards; what has 
 token of the other word. Padding goes to the padding at the same position. Without an anchor there is no
 word to align with: the concept's tokens then go to the token before [EoT], as in the released code, and
 `all` keeps each position.
+
+TRCE (arXiv:2503.07389) gives every slot of a prompt a weight instead: `SlotWeights`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from diffusers_erasure.diffusion import TokenizedPrompt
@@ -22,11 +25,63 @@ from diffusers_erasure.diffusion import TokenizedPrompt
 TokenPositions = Literal["concept-last-token", "concept-tokens", "eot", "eot+padding", "all"]
 PositionPairs = tuple[tuple[int, int], ...]
 """Positions of the source, each with its position of the target."""
+KeywordTarget = Literal["last-eot", "anchor"]
 
 
-def needs_padding(policy: TokenPositions) -> bool:
+@dataclass(frozen=True)
+class SlotWeights:
+    """How much each slot of a prompt counts in TRCE's objective; 0 leaves it as it is.
+
+    Attributes:
+        sot: The start token [SoT], to [SoT] of the safe prompt.
+        eot: The first end token [EoT], to the first one of the safe prompt.
+        padding: Each [EoT] that pads the prompt, to the one at the same position.
+        keyword: Each token of the concept [KEY], to `keyword_target`.
+        keyword_target: The safe prompt's last [EoT], as in the authors' code, or the anchor's own tokens.
+        by_words: Find the first [EoT] by counting words, as the authors' code does: that is inside the prompt
+            wherever a word is several tokens. For comparison only.
+    """
+
+    sot: float = 0.0
+    eot: float = 1.0
+    padding: float = 0.0
+    keyword: float = 0.0
+    keyword_target: KeywordTarget = "last-eot"
+    by_words: bool = False
+
+    @property
+    def reads_last(self) -> bool:
+        """Whether states of padding are read, which then must be [EoT]s too."""
+        return bool(self.padding) or (bool(self.keyword) and self.keyword_target == "last-eot")
+
+
+def needs_padding(rule: TokenPositions | SlotWeights) -> bool:
     """Whether prompts must be encoded at the model's full length."""
-    return policy in ("eot+padding", "all")
+    if isinstance(rule, SlotWeights):
+        return rule.reads_last
+    return rule in ("eot+padding", "all")
+
+
+def weighted_positions(
+    source: TokenizedPrompt, target: TokenizedPrompt, rule: TokenPositions | SlotWeights, length: int
+) -> tuple[tuple[int, int, float], ...]:
+    """Position of `source`, position of `target` and weight of everything that is mapped.
+
+    Args:
+        source: Prompt with the concept; with its word's positions, where the rule asks for the word.
+        target: Its safe counterpart, likewise.
+        rule: A policy, in which everything weighs 1, or the weight of each slot.
+        length: Tokens of a padded prompt.
+    """
+    if not isinstance(rule, SlotWeights):
+        return tuple((first, second, 1.0) for first, second in align(source, target, rule, length))
+    slots = (
+        (rule.sot, iter(((0, 0),))),
+        (rule.eot, _counted_end(source, target) if rule.by_words else _end(source, target, length)),
+        (rule.padding, _padding(source, target, length)),
+        (rule.keyword, _keyword(source, target, rule, length)),
+    )
+    return tuple((first, second, weight) for weight, slot in slots if weight for first, second in slot)
 
 
 def align(
@@ -60,8 +115,28 @@ def _end(source: TokenizedPrompt, target: TokenizedPrompt, length: int) -> Itera
 
 def _tail(source: TokenizedPrompt, target: TokenizedPrompt, length: int) -> Iterator[tuple[int, int]]:
     yield source.end, target.end
+    yield from _padding(source, target, length)
+
+
+def _padding(source: TokenizedPrompt, target: TokenizedPrompt, length: int) -> Iterator[tuple[int, int]]:
     for position in range(source.end + 1, length):
         yield position, max(position, target.end)
+
+
+def _keyword(
+    source: TokenizedPrompt, target: TokenizedPrompt, rule: SlotWeights, length: int
+) -> Iterator[tuple[int, int]]:
+    if rule.keyword_target == "anchor":
+        yield from _word(source, target, length)
+        return
+    for position in source.word:
+        yield position, length - 1
+
+
+def _counted_end(source: TokenizedPrompt, target: TokenizedPrompt) -> Iterator[tuple[int, int]]:
+    """Where [EoT] would be if every word were one token."""
+    first, second = (min(1 + len(prompt.text.split()), prompt.end) for prompt in (source, target))
+    yield first, second
 
 
 def _everything(source: TokenizedPrompt, target: TokenizedPrompt, length: int) -> Iterator[tuple[int, int]]:

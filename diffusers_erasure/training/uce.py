@@ -23,31 +23,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.canary import choose_prompts
-from diffusers_erasure.artifacts.edits import RightFactorEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents, text_projections
-from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import World, erasure_pairs, retain_prompts, world_of
 from diffusers_erasure.settings import setting
 
-from .closed_form import (
-    MappingStatistics,
-    Penalties,
-    PriorStatistics,
-    RightFactor,
-    drift,
-    residual,
-    solve,
-    solve_low_rank,
-)
+from .closed_form import Penalties, PriorStatistics
 from .config import Progress, ProgressCallback, TrainingConfig, silent
 from .registry import erasure_method
-from .text_states import AlignedPair, align_pairs, prior_statistics, state_rows
+from .text_edit import right_factor_edit, solve_pairs
+from .text_states import align_pairs, prior_statistics
 from .token_positions import TokenPositions, needs_padding
 
 
@@ -99,7 +88,7 @@ def train_uce(
         base: How the artifact names the base model.
         progress: Called as the run goes on.
     """
-    components = DiffusionComponents.from_pipeline(pipe)
+    components = DiffusionComponents.from_pipeline(pipe, second_encoder=True)
     projections = text_projections(components.unet, text_width=components.text_width)
     world = world_of(base.id)
     pairs = erasure_pairs(
@@ -107,11 +96,20 @@ def train_uce(
     )
     aligned = align_pairs(components, pairs, config.token_positions)
     prior = _prior(components, config, world, progress)
-    factor = _solve(components, aligned, prior, config, progress)
+    found = solve_pairs(
+        components,
+        aligned,
+        config.token_positions,
+        prior,
+        config.penalties,
+        batch_size=config.batch_size,
+        progress=lambda done: progress(Progress("concept", done, len(aligned))),
+    )
+    progress(Progress("solve", 1, 1, found.numbers))
     progress(Progress("artifact", 0, 1))
     artifact = build_artifact(
         pipe,
-        {"unet": _edit(factor, tuple(projection.key for projection in projections))},
+        {"unet": right_factor_edit(found.factor, projections)},
         method="uce",
         method_version="1",
         settings=config.records(),
@@ -142,59 +140,3 @@ def _prior(
         batch_size=config.batch_size,
         progress=lambda done: progress(Progress("retain set", done, len(prompts))),
     )
-
-
-def _solve(
-    components: DiffusionComponents,
-    pairs: tuple[AlignedPair, ...],
-    prior: PriorStatistics,
-    config: UCEConfig,
-    progress: ProgressCallback,
-) -> RightFactor:
-    """X, as two thin matrices where they are smaller than one dense one."""
-    blocks = state_rows(
-        components,
-        pairs,
-        config.token_positions,
-        batch_size=config.batch_size,
-        progress=lambda done: progress(Progress("concept", done, len(pairs))),
-    )
-    mapping = MappingStatistics.empty(components.text_width)
-    rows = sum(len(pair.positions) for pair in pairs)
-    if 2 * rows <= components.text_width:
-        block = next(iter(blocks))
-        mapping = MappingStatistics.of(block.source, block.target, block.weight)
-        factor = solve_low_rank(block.source, block.target, block.weight, prior, config.penalties)
-    else:
-        for block in blocks:
-            mapping = mapping + MappingStatistics.of(block.source, block.target, block.weight)
-        factor = solve(mapping, prior, config.penalties)
-    _check_moved(mapping, config)
-    values = {
-        "pairs": len(pairs),
-        "mapped states": rows,
-        "retained states": prior.count,
-        "rank": factor.rank,
-        "condition": factor.condition,
-        "missing change": residual(factor, mapping),
-        "drift of retained": drift(factor, prior),
-    }
-    progress(Progress("solve", 1, 1, values))
-    return factor
-
-
-def _check_moved(mapping: MappingStatistics, config: UCEConfig) -> None:
-    if mapping.energy == 0.0:
-        raise ConfigError(
-            f"mapping {', '.join(config.concept)} changes nothing at positions {config.token_positions!r}: "
-            f"concept and anchor give the same text states; they must differ; choose another anchor"
-        )
-
-
-def _edit(factor: RightFactor, targets: tuple[str, ...]) -> RightFactorEdit:
-    """The edit as it is stored, in float32."""
-    if factor.left is not None and factor.right is not None:
-        return RightFactorEdit(
-            left=factor.left.to(torch.float32), right=factor.right.to(torch.float32), targets=targets
-        )
-    return RightFactorEdit(factor=factor.dense.to(torch.float32), targets=targets)

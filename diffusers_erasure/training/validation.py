@@ -15,7 +15,7 @@ from diffusers_erasure.embedded import EMBEDDED_GUIDANCE_SCALE
 from diffusers_erasure.prompts import World
 
 from .callbacks import Callback, SampleGrid
-from .guided_settings import GuidedErasureConfig
+from .settings import GradientTrainingConfig
 from .student import Student, stored_as
 
 _STEPS = 25
@@ -23,7 +23,7 @@ _GUIDANCE: Mapping[World, float] = MappingProxyType({"general": 7.5, "embedded":
 
 
 def validation_watchers(
-    pipe: DiffusionPipeline, student: Student, config: GuidedErasureConfig, *, world: World
+    pipe: DiffusionPipeline, student: Student, config: GradientTrainingConfig, *, world: World
 ) -> list[Callback]:
     """The callback that draws the validation prompts, several pictures and one row each; none without them.
 

@@ -189,7 +189,7 @@ def test_statistics_of_two_concepts_add_up(tiny_pipe: StableDiffusionPipeline) -
 
 
 def test_an_anchor_that_says_the_same_is_refused(tiny_pipe: StableDiffusionPipeline) -> None:
-    with pytest.raises(ConfigError, match="mapping zebra changes nothing"):
+    with pytest.raises(ConfigError, match=r"mapping .*zebra.* changes nothing"):
         train_uce(tiny_pipe, config(concept=["zebra"], anchor=["zebra"]), base=BASE)
 
 

@@ -1,4 +1,4 @@
-"""From a task to an artifact: the way that every method goes which erases by negative guidance."""
+"""From a task to an artifact: the way that every method goes that is trained by gradients."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.canary import choose_prompts
+from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
 from diffusers_erasure.prompts import world_of
 
 from .callbacks import ReportProgress
 from .config import Progress, ProgressCallback
-from .guided_settings import GuidedErasureConfig
 from .loop import TrainingTask, run_training
+from .settings import GradientTrainingConfig
 from .student import Student
 from .validation import validation_watchers
 
 
-class GuidedTask(TrainingTask, Protocol):
+class ErasureTask(TrainingTask, Protocol):
     """A task that knows whose weights it trains, and the wordings of what it erases."""
 
     student: Student
@@ -29,13 +30,14 @@ class GuidedTask(TrainingTask, Protocol):
 
 def train_to_artifact(
     pipe: DiffusionPipeline,
-    task: GuidedTask,
-    config: GuidedErasureConfig,
+    task: ErasureTask,
+    config: GradientTrainingConfig,
     *,
     method: str,
     base: BaseModelRef,
     progress: ProgressCallback,
     settings: Mapping[str, SettingRecord] | None = None,
+    already: DeltaEdit | None = None,
 ) -> Artifact:
     """Train, watched as the settings say, and put what changed into an artifact.
 
@@ -47,6 +49,7 @@ def train_to_artifact(
         base: How the artifact names the base model.
         progress: Called as the run goes on.
         settings: What the manifest records of them; `config.records()` unless given.
+        already: What of the same component was changed before training; stored with what training changes.
 
     Raises:
         ConfigError: Nothing changed.
@@ -56,9 +59,11 @@ def train_to_artifact(
     grids = validation_watchers(pipe, task.student, config, world=world_of(base.id))
     outcome = run_training(task, config, [ReportProgress(progress), *grids])
     progress(Progress("artifact", 0, 1))
+    trained = task.student.edit(config.artifact_dtype)
+    edit = trained if already is None else DeltaEdit({**already.deltas, **trained.deltas})
     artifact = build_artifact(
         pipe,
-        {task.student.component: task.student.edit(config.artifact_dtype)},
+        {task.student.component: edit},
         method=method,
         method_version="1",
         settings=config.records() if settings is None else settings,

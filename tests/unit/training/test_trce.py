@@ -1,0 +1,460 @@
+"""TRCE on the tiny pipeline: both stages against the paper's text, what is trained, what it costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.edits import DeltaEdit, RightFactorEdit, apply_edit
+from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.tensors import component_tensors
+from diffusers_erasure.concepts import resolve_concepts
+from diffusers_erasure.diffusion import DiffusionComponents, TextPath, text_projections, tokenize
+from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.evaluation.splits import training_prompts
+from diffusers_erasure.prompts import PromptPair
+from diffusers_erasure.training import Progress
+from diffusers_erasure.training.draws import StepDraws
+from diffusers_erasure.training.losses import TOTAL, steering_hinge, steering_margin, steering_target
+from diffusers_erasure.training.stopping import TrainingStopped
+from diffusers_erasure.training.student import Student
+from diffusers_erasure.training.trce import train_trce
+from diffusers_erasure.training.trce_settings import TRCEConfig
+from diffusers_erasure.training.trce_task import SteeringTask
+from tests.reference.trce import direction, hinge, mapped_weight, released_weight
+
+BASE = BaseModelRef(id="tiny")
+FRAMES = ("a ", "a picture of a ", "a drawing of a ")
+PAIRS = [PromptPair(f"{frame}dog", f"{frame}cat", "dog", "cat") for frame in FRAMES]
+KEPT = ("", "a cat", "owl", "two cars", "red tree", "a bowl of rice")
+
+
+@pytest.fixture
+def kept_file(tmp_path: Path) -> str:
+    """A retain set of few, short prompts."""
+    path = tmp_path / "kept.txt"
+    path.write_text("\n".join(KEPT[1:]), encoding="utf-8")
+    return str(path)
+
+
+def config(**values: object) -> TRCEConfig:
+    """A run of seconds."""
+    defaults: dict[str, object] = {
+        "concept": ["dog"],
+        "preset": "paper",
+        "use_synonyms": False,
+        "num_templates": 3,
+        "max_train_steps": 4,
+        "learning_rate": 1e-3,
+        "num_inference_steps": 4,
+        "early_steps": 2,
+        "trajectories_per_prompt": 2,
+        "regularization_trajectories": 2,
+        "latents_dtype": "float32",
+    }
+    return TRCEConfig.parse(defaults | values)
+
+
+def task_of(pipe: StableDiffusionPipeline, **values: object) -> SteeringTask:
+    """Stage 2 on the base model, its student not the original any more."""
+    chosen = config(**values)
+    components = DiffusionComponents.from_pipeline(pipe)
+    student = Student.of(components, chosen.train_method)
+    task = SteeringTask(components, components, student, PAIRS, chosen)
+    with torch.no_grad():
+        for weight in student.parameters.values():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    return task
+
+
+def states_of(pipe: StableDiffusionPipeline, prompt: str) -> Tensor:
+    """Text states as the pipeline computes them, `(tokens, width)`."""
+    ids = pipe.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        states: Tensor = pipe.text_encoder(ids)[0][0]
+    return states
+
+
+def factor_of(artifact: Artifact) -> Tensor:
+    """X of a stage 1 artifact, `(width, width)`."""
+    edit = artifact.edits["unet"]
+    assert isinstance(edit, RightFactorEdit)
+    return edit.matrix
+
+
+def test_presets_are_the_published_settings() -> None:
+    paper = TRCEConfig.parse({"concept": ["x"], "preset": "paper"})
+    published = {
+        "stages": "1+2",
+        "eot_weight": 1.0,
+        "sot_weight": 0.0,
+        "padding_weight": 0.0,
+        "keyword_weight": 0.0,
+        "num_templates": 15,
+        "train_method": "visual",
+        "steering_guidance": 16.0,
+        "steering_margin": 0.01,
+        "regularization_weight": 100.0,
+        "regularization_batch_size": 4,
+        "early_steps": 26,
+        "num_inference_steps": 50,
+        "trajectories_per_prompt": 5,
+        "guidance_scale": 3.0,
+        "max_train_steps": 300,
+        "learning_rate": 1e-6,
+        "optimizer": "adamw",
+        "adam_weight_decay": 0.01,
+        "deviations": (),
+    }
+    assert {name: getattr(paper, name) for name in published} == published
+    assert TRCEConfig.parse({"concept": ["x"], "preset": "themes"}).max_train_steps == 900
+    assert TRCEConfig.parse({"concept": ["x"]}).preset == "embedded"
+    assert (
+        TRCEConfig.parse({"concept": ["x"], "pretrained_model_name_or_path": "org/model"}).preset == "paper"
+    )
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"sot_weight": 0.5},
+        {"keyword_weight": 2.0},
+        {"keyword_weight": 1.0, "keyword_target": "anchor"},
+        {"eot_weight": 0.0, "padding_weight": 1.0},
+    ],
+)
+def test_stage_1_is_the_papers_formula_in_every_layer(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, weights: dict[str, object]
+) -> None:
+    chosen = config(stages="1", retain_set=kept_file, preserve_scale=0.3, ridge=1e-3, **weights)
+    found = factor_of(train_trce(tiny_pipe, chosen, base=BASE))
+    mapped = []
+    for pair in PAIRS:
+        malicious, safe = states_of(tiny_pipe, pair.source), states_of(tiny_pipe, pair.target)
+        # the tiny tokenizer's tokens are characters: [SoT], letters, [EoT]
+        end, safe_end = (len(text.replace(" ", "")) + 1 for text in (pair.source, pair.target))
+        rows = [(0, 0, chosen.sot_weight), (end, safe_end, chosen.eot_weight)]
+        rows += [(p, max(p, safe_end), chosen.padding_weight) for p in range(end + 1, len(malicious))]
+        to_anchor = chosen.keyword_target == "anchor"
+        rows += [
+            (end - back, safe_end - back if to_anchor else -1, chosen.keyword_weight) for back in (3, 2, 1)
+        ]
+        mapped += [(malicious[m], safe[s], weight) for m, s, weight in rows if weight]
+    kept = [state for prompt in KEPT for state in states_of(tiny_pipe, prompt)]
+    for projection in text_projections(tiny_pipe.unet):
+        old = projection.weight.detach().double()
+        expected = mapped_weight(old, mapped, kept, eta=0.3, ridge=1e-3)
+        error = (old + old @ found - expected).abs().max()
+        assert error < 1e-5 * (expected - old).abs().max()
+
+
+def test_without_a_prior_the_safe_states_are_hit(tiny_pipe: StableDiffusionPipeline, kept_file: str) -> None:
+    chosen = config(stages="1", retain_set=kept_file, preserve_scale=0.0, ridge=1e-10, num_templates=2)
+    found = factor_of(train_trce(tiny_pipe, chosen, base=BASE))
+    for pair in PAIRS[:2]:
+        malicious, safe = states_of(tiny_pipe, pair.source), states_of(tiny_pipe, pair.target)
+        end = len(pair.source.replace(" ", "")) + 1
+        heard = malicious[end].double() + found @ malicious[end].double()
+        torch.testing.assert_close(heard, safe[end].double(), atol=1e-4, rtol=0)
+
+
+def test_the_reference_counts_words_and_squares_its_weight(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str
+) -> None:
+    """Its position is inside the prompt, since a word of the tiny tokenizer is several tokens."""
+    chosen = config(stages="1", preset="reference", retain_set=kept_file, preserve_scale=30.0, ridge=1e-3)
+    found = factor_of(train_trce(tiny_pipe, chosen, base=BASE))
+    mapped = []
+    for pair in PAIRS:
+        at = [len(text.split()) + 1 for text in (pair.source, pair.target)]
+        mapped.append((states_of(tiny_pipe, pair.source)[at[0]], states_of(tiny_pipe, pair.target)[at[1]]))
+    kept = [state for prompt in KEPT for state in states_of(tiny_pipe, prompt)]
+    old = text_projections(tiny_pipe.unet)[0].weight.detach().double()
+    expected = released_weight(old, mapped, kept, preserve_scale=30.0, ridge=1e-3)
+    assert (old + old @ found - expected).abs().max() < 1e-5 * (expected - old).abs().max()
+
+
+def test_both_forms_of_stage_1_are_one_edit(tiny_pipe: StableDiffusionPipeline, kept_file: str) -> None:
+    made = [
+        train_trce(tiny_pipe, config(stages="1", retain_set=kept_file, edit_form=form), base=BASE).edits[
+            "unet"
+        ]
+        for form in ("right_factor", "cross_attention")
+    ]
+    assert isinstance(made[1], DeltaEdit)
+    assert set(made[0].targets) == set(made[1].targets)
+    for projection in text_projections(tiny_pipe.unet):
+        one, two = (apply_edit(projection.weight, [(edit, 1.0)], name=projection.key) for edit in made)
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+def test_a_stored_prior_gives_the_same_edit(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path
+) -> None:
+    """Whole set in the file, the concept's own prompts subtracted: for the concept, and for another one."""
+    Path(kept_file).write_text("\n".join([*KEPT[1:], "a dog", "my dog", "my key"]), encoding="utf-8")
+    stored = str(tmp_path / "prior.safetensors")
+    for concept in ("dog", "key"):
+        values = {"concept": [concept], "stages": "1", "retain_set": kept_file, "ridge": 1e-3}
+        plain = factor_of(train_trce(tiny_pipe, config(**values), base=BASE))
+        filed = factor_of(train_trce(tiny_pipe, config(**values, prior_file=stored), base=BASE))
+        assert (plain - filed).abs().max() < 1e-5 * plain.abs().max()
+    assert Path(stored).is_file()
+
+
+def test_a_prior_of_something_else_is_refused(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path
+) -> None:
+    stored = tmp_path / "prior.safetensors"
+    chosen = config(stages="1", retain_set=kept_file, prior_file=str(stored))
+    train_trce(tiny_pipe, chosen, base=BASE)
+    Path(kept_file).write_text("a lamp", encoding="utf-8")
+    with pytest.raises(ConfigError, match="made from another retain set"):
+        train_trce(tiny_pipe, chosen, base=BASE)
+    with torch.no_grad():
+        tiny_pipe.text_encoder.get_input_embeddings().weight[0] += 1
+    with pytest.raises(ConfigError, match="made from another text encoder and retain set"):
+        train_trce(tiny_pipe, chosen, base=BASE)
+    with pytest.raises(ConfigError, match=r"prior_file .* came with max_retain_prompts 3"):
+        train_trce(tiny_pipe, chosen.model_copy(update={"max_retain_prompts": 3}), base=BASE)
+    stored.write_bytes(b"no statistics")
+    from diffusers_erasure.errors import ArtifactFormatError
+
+    with pytest.raises(ArtifactFormatError, match="cannot be read"):
+        train_trce(tiny_pipe, chosen, base=BASE)
+
+
+def test_padding_that_is_no_end_token_is_not_taken_for_one(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str
+) -> None:
+    """As in Stable Diffusion 2.x, which pads with an exclamation mark."""
+    tiny_pipe.tokenizer.pad_token = "."
+    for values in ({"padding_weight": 1.0}, {"keyword_weight": 1.0}):
+        with pytest.raises(ConfigError, match=r"this model pads with '\.'"):
+            train_trce(tiny_pipe, config(stages="1", retain_set=kept_file, **values), base=BASE)
+    anchored = {"keyword_weight": 1.0, "keyword_target": "anchor"}
+    found = factor_of(train_trce(tiny_pipe, config(stages="1", retain_set=kept_file, **anchored), base=BASE))
+    assert float(found.abs().max()) > 0
+
+
+def test_a_stage_without_anything_to_do_is_refused() -> None:
+    with pytest.raises(ConfigError, match="stage 1 has nothing to map"):
+        config(eot_weight=0.0)
+    config(stages="2", eot_weight=0.0)
+    with pytest.raises(ConfigError, match="early_steps is 9, but a run has num_inference_steps 4"):
+        config(early_steps=9)
+    with pytest.raises(ConfigError, match="never cleared cannot be accumulated over 2 passes"):
+        config(deviations=["summed_gradients"], gradient_accumulation_steps=2)
+
+
+def test_prompts_that_are_not_the_tables_own_are_recorded(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path
+) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("malicious,safe\nbarks at me,meows at me\n", encoding="utf-8")
+    artifact = train_trce(
+        tiny_pipe, config(stages="1", retain_set=kept_file, pairs_file=str(table)), base=BASE
+    )
+    assert artifact.manifest.settings["further_prompts"].value == ["barks at me"]
+    named = training_prompts(tuple(resolve_concepts(["dog"])), artifact.manifest.settings)
+    assert "barks at me" in named
+
+
+VALUES = st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(predicted=VALUES, safe=VALUES, unsafe=VALUES, delta=st.floats(0, 1))
+def test_the_hinge_is_the_papers(
+    predicted: list[float], safe: list[float], unsafe: list[float], delta: float
+) -> None:
+    e, s, m = (torch.tensor(one).reshape(1, 1, 2, 2) for one in (predicted, safe, unsafe))
+    found = float(steering_hinge(steering_margin(e, s, m), delta))
+    assert found == pytest.approx(hinge(e, s, m, delta), abs=1e-4)
+
+
+def test_directions_are_the_codes_with_one_more_beta() -> None:
+    concept, empty = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(steering_target(concept, empty, 16.0), direction(concept, empty, 15.0))
+
+
+def test_an_open_hinge_has_one_gradient_and_a_closed_one_none() -> None:
+    """∂/∂e of |e - f_s|² - |e - f_m|² is 2 (f_m - f_s) / N = -2 β (e_s - e_m) / N, wherever e is."""
+    generator = torch.Generator().manual_seed(0)
+    safe_noise, unsafe_noise, empty = torch.randn(3, 1, 2, 4, 4, generator=generator)
+    safe, unsafe = (steering_target(one, empty, 16.0) for one in (safe_noise, unsafe_noise))
+    for start in (unsafe, unsafe_noise, empty):
+        e = start.clone().requires_grad_(True)
+        steering_hinge(steering_margin(e, safe, unsafe), 1e6).backward()
+        expected = -2 * 16.0 * (safe_noise - unsafe_noise) / e.numel()
+        torch.testing.assert_close(e.grad, expected, atol=1e-4, rtol=1e-4)
+    e = safe.clone().requires_grad_(True)
+    steering_hinge(steering_margin(e, safe, unsafe), 0.01).backward()
+    assert e.grad is not None
+    assert not e.grad.any()
+
+
+def test_a_step_minimises_the_papers_loss(tiny_pipe: StableDiffusionPipeline) -> None:
+    """Sample by sample, with every prediction asked anew and latents at their own timesteps."""
+    task = task_of(tiny_pipe, train_batch_size=2, steering_margin=0.5, regularization_batch_size=3)
+    losses = {name: float(value.detach()) for name, value in task.losses(StepDraws.at(3, 5, batch=2)).items()}
+    draws = StepDraws.at(3, 5, batch=2)
+    chosen = draws.integers(len(PAIRS))
+    found = task.latents.draw(draws, chosen)
+    kept = [task.stay.bank.draw(generator, 3) for generator in draws.samples]
+    assert {int(t) for t in found.timesteps} <= {751, 501}
+
+    def said(unet: torch.nn.Module, latent: Tensor, timestep: Tensor, prompt: str) -> Tensor:
+        states = states_of(tiny_pipe, prompt)[None]
+        answer: Tensor = unet(latent[None], timestep, encoder_hidden_states=states).sample[0]
+        return answer
+
+    base, student = tiny_pipe.unet, task.student.module
+    erase, stay = 0.0, 0.0
+    with torch.no_grad():
+        for row, number in enumerate(chosen):
+            z, t, pair = found.latents[row], found.timesteps[row], PAIRS[number]
+            empty = said(base, z, t, "")
+            safe = direction(said(base, z, t, pair.target), empty, 15.0)
+            unsafe = direction(said(base, z, t, pair.source), empty, 15.0)
+            for prompt in (pair.source, ""):
+                erase += hinge(said(student, z, t, prompt), safe, unsafe, 0.5) / 2 / 2
+        for rows in kept:
+            for z, t in zip(rows.latents, rows.timesteps, strict=True):
+                stay += float((said(student, z, t, "") - said(base, z, t, "")).square().mean()) / 6
+    assert losses["erase"] == pytest.approx(erase, rel=1e-3)
+    assert losses["stay"] == pytest.approx(stay, rel=1e-3)
+    assert losses[TOTAL] == pytest.approx(erase + 100 * stay, rel=1e-3)
+
+
+def test_latents_without_a_prompt_are_the_originals_and_their_targets_stage_1s(
+    tiny_pipe: StableDiffusionPipeline,
+) -> None:
+    import copy
+    from dataclasses import replace
+
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    other = copy.deepcopy(tiny_pipe.unet)
+    with torch.no_grad():
+        for projection in text_projections(other):
+            projection.weight.mul_(1.5)
+    mapped = replace(components, unet=other)
+    chosen = config()
+    plain = SteeringTask(components, components, Student.of(components, "visual"), PAIRS, chosen)
+    edited = SteeringTask(components, mapped, Student.of(mapped, "visual"), PAIRS, chosen)
+    one, two = (task.stay.bank.draw(torch.Generator().manual_seed(4), 5) for task in (plain, edited))
+    torch.testing.assert_close(one.latents, two.latents, atol=1e-5, rtol=0)
+    states = TextPath(components).encode("")
+    with torch.no_grad():
+        expected = other(two.latents, two.timesteps, encoder_hidden_states=states.expand(5, -1, -1)).sample
+    torch.testing.assert_close(two.target_conditional, expected, atol=1e-4, rtol=0)
+    assert (one.target_conditional - two.target_conditional).abs().max() > 1e-3
+
+
+def test_gradients_that_are_never_cleared_add_up(tiny_pipe: StableDiffusionPipeline) -> None:
+    plain, summed = task_of(tiny_pipe), task_of(tiny_pipe, deviations=["summed_gradients"])
+    total: dict[str, Tensor] = {}
+    for step in range(3):
+        for task in (plain, summed):
+            for parameter in task.student.parameters.values():
+                parameter.grad = None
+            task.losses(StepDraws.at(0, step, batch=1))[TOTAL].backward()
+        for name, parameter in plain.student.parameters.items():
+            assert parameter.grad is not None
+            total[name] = parameter.grad + total.get(name, 0.0)
+    for name, parameter in summed.student.parameters.items():
+        torch.testing.assert_close(parameter.grad, total[name])
+    fresh = task_of(tiny_pipe, deviations=["summed_gradients"])
+    fresh.load_state(summed.state())
+    assert fresh.summed is not None
+    assert all(torch.equal(fresh.summed.past[name], value) for name, value in total.items())
+
+
+def test_shifted_latents_are_told_a_later_step(tiny_pipe: StableDiffusionPipeline) -> None:
+    asked: list[Tensor] = []
+    task = task_of(tiny_pipe, deviations=["shifted_latents"])
+    plain = task_of(tiny_pipe)
+    hook = task.student.module.register_forward_pre_hook(lambda _, given: asked.append(given[1]))
+    task.losses(StepDraws.at(0, 0, batch=1))
+    hook.remove()
+    own = plain.latents.draw(StepDraws.at(0, 0, batch=1), [0]).timesteps
+    draws = StepDraws.at(0, 0, batch=1)
+    draws.integers(len(PAIRS))
+    own = plain.latents.draw(draws, [0]).timesteps
+    stays = plain.stay.bank.draw(draws.samples[0], 4).timesteps
+    told = asked[0]
+    assert told[:2].tolist() == [min(int(own) + 250, 999)] * 2
+    for before, after in zip(stays.tolist(), told[2:].tolist(), strict=True):
+        assert min(before + 250, 999) <= after <= min(before + 499, 999)
+
+
+@pytest.mark.parametrize("stages", ["2", "1+2"])
+def test_an_artifact_holds_what_both_stages_changed(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, stages: str
+) -> None:
+    before = {name: weight.clone() for name, weight in component_tensors(tiny_pipe.unet).items()}
+    artifact = train_trce(tiny_pipe, config(stages=stages, retain_set=kept_file), base=BASE)
+    edit = artifact.edits["unet"]
+    assert isinstance(edit, DeltaEdit)
+    kinds = {
+        "attn1" if ".attn1." in name else name.rpartition("attn2.")[2].partition(".")[0]
+        for name in edit.targets
+    }
+    assert kinds == ({"attn1", "to_q", "to_k", "to_v"} if stages == "1+2" else {"attn1", "to_q"})
+    assert artifact.manifest.steps == 4
+    now = component_tensors(tiny_pipe.unet)
+    assert all(torch.equal(now[name], weight) for name, weight in before.items())
+    if stages == "1+2":
+        alone = train_trce(
+            tiny_pipe, config(stages="1", retain_set=kept_file, edit_form="cross_attention"), base=BASE
+        ).edits["unet"]
+        assert isinstance(alone, DeltaEdit)
+        assert all(torch.equal(edit.deltas[name], delta) for name, delta in alone.deltas.items())
+
+
+@pytest.mark.parametrize("values", [{}, {"latents_from": "trajectory"}, {"deviations": ["summed_gradients"]}])
+def test_a_stopped_run_gives_the_artifact_of_an_uninterrupted_one(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path, values: dict[str, object]
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.phase == "train" and progress.done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    steps = {"max_train_steps": 6, "retain_set": kept_file, **values}
+    whole = train_trce(tiny_pipe, config(**steps), base=BASE).edits["unet"]
+    place = {**steps, "output_dir": str(tmp_path / "artifact")}
+    with pytest.raises(TrainingStopped):
+        train_trce(tiny_pipe, config(**place), base=BASE, progress=stop)
+    assert (tmp_path / "artifact-training" / "trajectories").is_dir() == ("latents_from" not in values)
+    again = train_trce(tiny_pipe, config(**place, resume_from_checkpoint="latest"), base=BASE).edits["unet"]
+    assert isinstance(whole, DeltaEdit)
+    assert isinstance(again, DeltaEdit)
+    assert list(whole.deltas) == list(again.deltas)
+    assert all(torch.equal(whole.deltas[name], again.deltas[name]) for name in whole.deltas)
+
+
+def test_an_update_costs_half_of_the_references(tiny_pipe: StableDiffusionPipeline) -> None:
+    """13 passes in the authors' code; and of a run's latents, only those that can be drawn are sampled."""
+    task = task_of(tiny_pipe)
+    latents = task.evaluations
+    assert (
+        latents == 2 * 2 * len(PAIRS) * 2 + 2 * 4 * 2 - 2
+    )  # both halves of guidance; no step after the last
+    task.losses(StepDraws.at(0, 0, batch=1))
+    assert task.evaluations - latents == 7
+
+
+def test_words_of_several_tokens_are_found_whole(tiny_pipe: StableDiffusionPipeline) -> None:
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    found = tokenize(components.tokenizer, "by van gogh!", word="van gogh", max_tokens=24)
+    assert len(found.word) == 7
