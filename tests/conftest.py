@@ -29,7 +29,7 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from diffusers_erasure.artifacts import Artifact
@@ -38,8 +38,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TINY_TOKENS = 24
 """Prompt length of the tiny pipeline: unlike 77 on purpose, so that a hard-coded 77 is noticed."""
 TINY_WIDTH = 8
-TINY_IMAGE_SIZE = 16
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +58,8 @@ def tiny_tokenizer() -> CLIPTokenizer:
     """Real tokenizer whose tokens are single characters: "dog" is three tokens, ``d o g</w>``."""
     from transformers import CLIPTokenizer
 
+    from tests.tiny_parts import END, START
+
     characters = string.ascii_lowercase + string.digits + ",.-'"
     words = [*characters, *(f"{character}</w>" for character in characters), START, END]
     return CLIPTokenizer(
@@ -69,21 +69,11 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 def tiny_text_encoder(tokenizer: CLIPTokenizer, *, width: int = TINY_WIDTH) -> CLIPTextModel:
     """Real two-layer text encoder; weights come from torch's global generator."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPTextModel(config).eval()
+    from tests.tiny_parts import tiny_text_config
+
+    return CLIPTextModel(tiny_text_config(tokenizer, width=width, layers=2)).eval()
 
 
 def _make_words_matter(unet: UNet2DConditionModel) -> None:
@@ -104,14 +94,16 @@ def build_tiny_pipeline(*, seed: int = 0, width: int = TINY_WIDTH) -> StableDiff
         width: Text width; another width gives a base model that artifacts do not fit.
     """
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    from tests.tiny_parts import IMAGE_SIZE, tiny_vae
 
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = tiny_text_encoder(tokenizer, width=width)
         unet = UNet2DConditionModel(
-            sample_size=TINY_IMAGE_SIZE // 2,
+            sample_size=IMAGE_SIZE // 2,
             block_out_channels=(8, 16),
             layers_per_block=1,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -121,15 +113,7 @@ def build_tiny_pipeline(*, seed: int = 0, width: int = TINY_WIDTH) -> StableDiff
             norm_num_groups=4,
         ).eval()
         _make_words_matter(unet)
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-            up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=TINY_IMAGE_SIZE,
-        ).eval()
+        vae = tiny_vae()
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -185,6 +169,24 @@ def tiny_pipe_folder(
     """The tiny pipeline as `save_pretrained` writes it. Read it, never change it."""
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     copy_pipeline(tiny_pipeline).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_xl() -> StableDiffusionXLPipeline:
+    """A tiny SDXL pipeline of this test's own; see `tests/tiny_xl.py`."""
+    from tests.tiny_xl import build_tiny_xl
+
+    return build_tiny_xl()
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny SDXL pipeline as `save_pretrained` writes it. Read it, never change it."""
+    from tests.tiny_xl import build_tiny_xl
+
+    folder = tmp_path_factory.mktemp("tiny") / "xl"
+    build_tiny_xl().save_pretrained(folder)
     return folder
 
 

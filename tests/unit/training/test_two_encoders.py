@@ -1,12 +1,10 @@
 """Pipelines with two text encoders: their states, and a closed-form edit from them, from end to end.
 
-The pipeline is a real SDXL of toy size with random weights: two encoders of different width and depth, a
-second tokenizer that pads with "!", and a UNet that is told a pooled state besides.
+The pipeline is the tiny SDXL of `tests/tiny_xl.py`.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import string
 from collections.abc import Callable, Sequence
@@ -16,15 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffusers_erasure.artifacts.apply import load_erasure, unload_erasure
 from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
@@ -43,111 +34,16 @@ from diffusers_erasure.diffusion import (
 )
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.training.closed_form import MappingStatistics, Penalties, PriorStatistics, solve
+from tests.tiny_xl import END, TOKENS, WIDTHS, tokenizer
 
-TOKENS, WIDTHS = 16, (8, 12)
-START, END = "<|startoftext|>", "<|endoftext|>"
 PROMPTS = ["a dog", "", "owl!", "a longer prompt", "a" * 40]
 CONCEPT, ANCHOR = "a dog", "a cat"
 RETAINED = ["", "an owl", "two cars", "red tree", "a blue cup"]
-PARTS = ("unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-
-
-def tokenizer(
-    pad: str,
-    *,
-    length: int = TOKENS,
-    letters: str = string.ascii_lowercase,
-    merges: Sequence[tuple[str, str]] = (),
-) -> CLIPTokenizer:
-    """One token for each character and each merge; "!" has id 0."""
-    words = ["!", *letters, "!</w>", *(f"{letter}</w>" for letter in letters), START, END]
-    words += ["".join(merge) for merge in merges]
-    return CLIPTokenizer(
-        vocab={word: number for number, word in enumerate(words)},
-        merges=list(merges),
-        pad_token=pad,
-        model_max_length=length,
-    )
-
-
-def text_config(words: CLIPTokenizer, width: int, layers: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
-
-
-def unet() -> UNet2DConditionModel:
-    """A UNet of SDXL's kind, turned up so that the prompt moves the picture."""
-    module = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
-        cross_attention_dim=sum(WIDTHS),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        norm_num_groups=4,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=6 * 4 + WIDTHS[1],
-    ).eval()
-    with torch.no_grad():
-        for projection in text_projections(module):
-            projection.weight.mul_(4)
-    return module
-
-
-@pytest.fixture(scope="module")
-def untouched() -> StableDiffusionXLPipeline:
-    """The tiny SDXL, built once; `xl` is a test's own."""
-    first, second = tokenizer(END), tokenizer("!")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        pipe = StableDiffusionXLPipeline(
-            vae=AutoencoderKL(
-                block_out_channels=(8, 8),
-                down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-                up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-                latent_channels=4,
-                norm_num_groups=4,
-                sample_size=16,
-            ).eval(),
-            text_encoder=CLIPTextModel(text_config(first, WIDTHS[0], 2)).eval(),
-            text_encoder_2=CLIPTextModelWithProjection(text_config(second, WIDTHS[1], 3)).eval(),
-            tokenizer=first,
-            tokenizer_2=second,
-            unet=unet(),
-            scheduler=DDIMScheduler(clip_sample=False),
-            add_watermarker=False,
-        )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture
-def xl(untouched: StableDiffusionXLPipeline) -> StableDiffusionXLPipeline:
-    parts = {name: copy.deepcopy(getattr(untouched, name)) for name in PARTS}
-    pipe = StableDiffusionXLPipeline(
-        **parts, vae=untouched.vae, scheduler=DDIMScheduler(clip_sample=False), add_watermarker=False
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
-def both(xl: StableDiffusionXLPipeline) -> DiffusionComponents:
-    return DiffusionComponents.from_pipeline(xl, second_encoder=True)
+def both(tiny_xl: StableDiffusionXLPipeline) -> DiffusionComponents:
+    return DiffusionComponents.from_pipeline(tiny_xl, second_encoder=True)
 
 
 def of_the_pipeline(pipe: StableDiffusionXLPipeline, text: str) -> tuple[Tensor, Tensor]:
@@ -177,21 +73,21 @@ def test_the_bundle_knows_both_encoders(both: DiffusionComponents) -> None:
 
 
 def test_full_length_states_are_those_of_the_pipeline(
-    xl: StableDiffusionXLPipeline, both: DiffusionComponents
+    tiny_xl: StableDiffusionXLPipeline, both: DiffusionComponents
 ) -> None:
     for text, states in zip(PROMPTS, states_of(both, PROMPTS, padded=True), strict=True):
-        expected = of_the_pipeline(xl, text)[0]
+        expected = of_the_pipeline(tiny_xl, text)[0]
         assert states.shape == (TOKENS, sum(WIDTHS))
         torch.testing.assert_close(states, expected, rtol=0, atol=1e-6)
 
 
 def test_states_at_own_length_are_the_same_up_to_the_end_token(
-    xl: StableDiffusionXLPipeline, both: DiffusionComponents
+    tiny_xl: StableDiffusionXLPipeline, both: DiffusionComponents
 ) -> None:
     for text, states in zip(PROMPTS, states_of(both, PROMPTS, padded=False), strict=True):
         length = min(len(text.replace(" ", "")) + 2, TOKENS)
         assert states.shape == (length, sum(WIDTHS))
-        torch.testing.assert_close(states, of_the_pipeline(xl, text)[0][:length], rtol=0, atol=1e-6)
+        torch.testing.assert_close(states, of_the_pipeline(tiny_xl, text)[0][:length], rtol=0, atol=1e-6)
 
 
 def test_each_encoder_gets_its_own_padding(both: DiffusionComponents) -> None:
@@ -205,18 +101,18 @@ def test_each_encoder_gets_its_own_padding(both: DiffusionComponents) -> None:
 
 
 def test_states_have_the_dtype_that_the_pipeline_gives_them(
-    xl: StableDiffusionXLPipeline, both: DiffusionComponents
+    tiny_xl: StableDiffusionXLPipeline, both: DiffusionComponents
 ) -> None:
     both.text_encoder_2.to(torch.bfloat16)  # type: ignore[union-attr]
     (states,) = states_of(both, ["a dog"], padded=True)
-    expected = of_the_pipeline(xl, "a dog")[0]
+    expected = of_the_pipeline(tiny_xl, "a dog")[0]
     assert states.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-2)
 
 
-def test_without_the_keyword_two_encoders_are_refused(xl: StableDiffusionXLPipeline) -> None:
+def test_without_the_keyword_two_encoders_are_refused(tiny_xl: StableDiffusionXLPipeline) -> None:
     with pytest.raises(ConfigError, match="StableDiffusionXLPipeline has two text encoders"):
-        DiffusionComponents.from_pipeline(xl)
+        DiffusionComponents.from_pipeline(tiny_xl)
 
 
 def test_with_the_keyword_one_encoder_is_as_before(
@@ -231,10 +127,10 @@ def test_with_the_keyword_one_encoder_is_as_before(
 
 
 def test_a_warning_says_what_is_not_seen(
-    xl: StableDiffusionXLPipeline, caplog: pytest.LogCaptureFixture
+    tiny_xl: StableDiffusionXLPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        DiffusionComponents.from_pipeline(xl, second_encoder=True)
+        DiffusionComponents.from_pipeline(tiny_xl, second_encoder=True)
     (record,) = caplog.records
     assert "pooled text state of text_encoder_2 of StableDiffusionXLPipeline" in record.getMessage()
     assert record.getMessage().count(";") == 2
@@ -271,11 +167,11 @@ def test_a_prompt_that_one_tokenizer_splits_otherwise_is_refused(both: Diffusion
     ],
 )
 def test_a_second_encoder_that_does_not_go_with_the_first_is_refused(
-    xl: StableDiffusionXLPipeline, change: Callable[[Any], None], message: str
+    tiny_xl: StableDiffusionXLPipeline, change: Callable[[Any], None], message: str
 ) -> None:
-    change(xl)
+    change(tiny_xl)
     with pytest.raises(ConfigError, match=message):
-        DiffusionComponents.from_pipeline(xl, second_encoder=True)
+        DiffusionComponents.from_pipeline(tiny_xl, second_encoder=True)
 
 
 def edit_of(components: DiffusionComponents) -> RightFactorEdit:
@@ -303,8 +199,8 @@ def artifact_of(pipe: StableDiffusionXLPipeline, edit: RightFactorEdit, prompts:
 
 
 @pytest.fixture
-def artifact(xl: StableDiffusionXLPipeline, both: DiffusionComponents) -> Artifact:
-    return artifact_of(xl, edit_of(both), [CONCEPT, "a big dog"])
+def artifact(tiny_xl: StableDiffusionXLPipeline, both: DiffusionComponents) -> Artifact:
+    return artifact_of(tiny_xl, edit_of(both), [CONCEPT, "a big dog"])
 
 
 def drawn(pipe: StableDiffusionXLPipeline, prompt: str) -> Tensor:
@@ -327,45 +223,47 @@ def noise(pipe: StableDiffusionXLPipeline, states: Tensor, pooled: Tensor) -> Te
 
 
 def test_a_closed_form_edit_goes_on_works_and_comes_off(
-    xl: StableDiffusionXLPipeline, artifact: Artifact, tmp_path: Path
+    tiny_xl: StableDiffusionXLPipeline, artifact: Artifact, tmp_path: Path
 ) -> None:
-    base, before = xl.unet, {name: value.clone() for name, value in xl.unet.state_dict().items()}
-    (states, pooled), (anchor, _) = of_the_pipeline(xl, CONCEPT), of_the_pipeline(xl, ANCHOR)
-    was, picture = noise(xl, states, pooled), drawn(xl, CONCEPT)
-    wanted = noise(xl, anchor, pooled)
+    base, before = tiny_xl.unet, {name: value.clone() for name, value in tiny_xl.unet.state_dict().items()}
+    (states, pooled), (anchor, _) = of_the_pipeline(tiny_xl, CONCEPT), of_the_pipeline(tiny_xl, ANCHOR)
+    was, picture = noise(tiny_xl, states, pooled), drawn(tiny_xl, CONCEPT)
+    wanted = noise(tiny_xl, anchor, pooled)
 
     save_artifact(artifact, tmp_path / "erased")
-    name = load_erasure(xl, tmp_path / "erased")
-    report = verify_erasure(xl)
+    name = load_erasure(tiny_xl, tmp_path / "erased")
+    report = verify_erasure(tiny_xl)
     assert report.state is ErasureState.VERIFIED, report.message
-    heard = noise(xl, states, pooled)
+    heard = noise(tiny_xl, states, pooled)
     assert (heard - wanted).norm() < 0.2 * (was - wanted).norm()
-    assert (drawn(xl, CONCEPT) - picture).abs().max() > 1e-3
-    assert torch.equal(of_the_pipeline(xl, CONCEPT)[1], pooled)
-    assert torch.equal(of_the_pipeline(xl, CONCEPT)[0], states)
+    assert (drawn(tiny_xl, CONCEPT) - picture).abs().max() > 1e-3
+    assert torch.equal(of_the_pipeline(tiny_xl, CONCEPT)[1], pooled)
+    assert torch.equal(of_the_pipeline(tiny_xl, CONCEPT)[0], states)
 
-    unload_erasure(xl, name)
-    assert xl.unet is base
-    assert all(torch.equal(value, before[key]) for key, value in xl.unet.state_dict().items())
-    assert torch.equal(drawn(xl, CONCEPT), picture)
-    assert verify_erasure(xl, artifact).state is ErasureState.ABSENT
+    unload_erasure(tiny_xl, name)
+    assert tiny_xl.unet is base
+    assert all(torch.equal(value, before[key]) for key, value in tiny_xl.unet.state_dict().items())
+    assert torch.equal(drawn(tiny_xl, CONCEPT), picture)
+    assert verify_erasure(tiny_xl, artifact).state is ErasureState.ABSENT
 
 
 def test_the_canary_asks_what_the_pipeline_would_say(
-    xl: StableDiffusionXLPipeline, artifact: Artifact
+    tiny_xl: StableDiffusionXLPipeline, artifact: Artifact
 ) -> None:
     asked = artifact.asked("unet")["states"]
     for row, prompt in zip(asked, artifact.manifest.canary.prompts, strict=True):
         length = len(prompt.replace(" ", "")) + 2
-        torch.testing.assert_close(row[:length], of_the_pipeline(xl, prompt)[0][:length], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            row[:length], of_the_pipeline(tiny_xl, prompt)[0][:length], rtol=0, atol=1e-6
+        )
     answers = artifact.canary["unet.base"]
     assert artifact.span("unet") > 0.01 * answers.norm()
 
 
 def test_a_canary_asks_random_states_where_the_encoders_do_not_go_together(
-    xl: StableDiffusionXLPipeline, both: DiffusionComponents
+    tiny_xl: StableDiffusionXLPipeline, both: DiffusionComponents
 ) -> None:
-    xl.tokenizer_2 = tokenizer("!", length=TOKENS // 2)
-    made = artifact_of(xl, edit_of(both), ["a long prompt"])
+    tiny_xl.tokenizer_2 = tokenizer("!", length=TOKENS // 2)
+    made = artifact_of(tiny_xl, edit_of(both), ["a long prompt"])
     assert made.asked("unet")["states"].shape == (1, 8, sum(WIDTHS))
     assert made.span("unet") > 0
