@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffusers_erasure.encoders import RobustEncoderWithProjection as RobustEncoderWithProjection
     from diffusers_erasure.errors import ErasureError as ErasureError
     from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline as ErasedStableDiffusionPipeline
+    from diffusers_erasure.pipelines import ErasedStableDiffusionXLPipeline as ErasedStableDiffusionXLPipeline
     from diffusers_erasure.pipelines import ErasureLoaderMixin as ErasureLoaderMixin
 
 _MODULES = {
@@ -38,6 +39,7 @@ _MODULES = {
     "Concept": "diffusers_erasure.concepts",
     "ConceptSet": "diffusers_erasure.concepts",
     "ErasedStableDiffusionPipeline": "diffusers_erasure.pipelines",
+    "ErasedStableDiffusionXLPipeline": "diffusers_erasure.pipelines",
     "ErasureError": "diffusers_erasure.errors",
     "ErasureLoaderMixin": "diffusers_erasure.pipelines",
     "ErasureState": "diffusers_erasure.artifacts.verify",

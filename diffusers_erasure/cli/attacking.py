@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_erasure.errors import ConfigError
 
+from .drawing import erased_class
+
 if TYPE_CHECKING:
     from diffusers_erasure.attacks import AttackedPrompt
     from diffusers_erasure.concepts import Concept, ConceptKind, ConceptSet
@@ -79,7 +81,6 @@ def open_scene(
     from diffusers_erasure.artifacts.apply import load_erasure
     from diffusers_erasure.concepts import resolve_concepts
     from diffusers_erasure.evaluation.runner import sibling
-    from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
     from diffusers_erasure.pipelines.base import load_base_pipeline
     from diffusers_erasure.pipelines.opening import open_source
 
@@ -92,7 +93,7 @@ def open_scene(
         names = concepts or opened.artifact.manifest.concept_names
         return Scene(erased, base, named, opened.artifact.digest, resolve_concepts(names, kind=kind))
     if opened.baked is not None:
-        erased = ErasedStableDiffusionPipeline.from_pretrained(source).to(device)
+        erased = erased_class(opened.class_name).from_pretrained(source).to(device)
         base = load_base_pipeline(model).to(device) if model else None
         found = [name for erasure in opened.baked.erasures for name in erasure.concepts]
         digest = ", ".join(erasure.digest for erasure in opened.baked.erasures)

@@ -73,12 +73,18 @@ def _quiet_libraries() -> Iterator[None]:
 
 def erased_twin(base: Any, erasures: tuple[str, ...]) -> Any:
     """An erased pipeline on the components of `base`, which stays as it was."""
-    from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
-
-    erased = ErasedStableDiffusionPipeline(**base.components, requires_safety_checker=False)
+    erased = erased_class(type(base).__name__).from_pipe(base)
     for source in erasures:
         erased.load_erasure(source)
     return erased
+
+
+def erased_class(class_name: str) -> Any:
+    """Our pipeline class for what is, or was saved from, a pipeline of that class."""
+    from diffusers_erasure import pipelines
+    from diffusers_erasure.pipelines.index import erased_class_name
+
+    return getattr(pipelines, erased_class_name(class_name))
 
 
 def choose_sampling(model: str, steps: int | None, guidance_scale: float | None) -> Sampling:

@@ -1,20 +1,28 @@
-"""Loading a base pipeline: stock and un-erased, with errors that say what to do."""
+"""Loading a base pipeline: stock and un-erased, with errors that say what to do.
+
+Stable Diffusion 1.x and 2.x and SDXL; the folder's index says which.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from diffusers_erasure.artifacts.hub import is_repo_id
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
+from diffusers_erasure.encoders.source import EncoderSource
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError
 
-INDEX_FILE = "model_index.json"
+from .index import INDEX_FILE, hub_options, read_index, stock_class
+
+FILTER_OPTIONS = ("safety_checker", "requires_safety_checker")
+"""Arguments about a filter that SDXL does not have: of no meaning there, and not worth a warning."""
 
 
 def load_base_pipeline(
@@ -22,24 +30,34 @@ def load_base_pipeline(
     *,
     revision: str | None = None,
     dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
-    **hub_options: Any,
-) -> StableDiffusionPipeline:
+    **options: Any,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The pipeline that a method erases from and that an erased one is compared with.
 
     Args:
         name_or_path: Folder, Hub id, or "embedded" for the pipeline that comes with this package.
         revision: Branch, tag or commit on the Hub.
         dtype: Floating dtype of all components; or of each by name, "default" of those that are not named.
-        hub_options: Further arguments of `StableDiffusionPipeline.from_pretrained` (`token`, `cache_dir`,
-            `local_files_only`, `variant`, ...).
+        options: Further arguments of the stock `from_pretrained` (`token`, `cache_dir`, `local_files_only`,
+            `variant`, ...); those about a safety checker are left out where the pipeline has none.
+
+    Raises:
+        ArtifactNotFoundError: There is no such pipeline, or it is not complete.
+        ArtifactFormatError: What is there is not a base pipeline.
     """
     place = resolve_base(name_or_path)
+    index = read_index(EncoderSource.find(place, "", revision, **hub_options(options)))
+    if index is None:
+        raise _without_index(place)
+    stock = stock_class(index.class_name)
+    taken = inspect.signature(stock).parameters
+    options = {name: value for name, value in options.items() if name in taken or name not in FILTER_OPTIONS}
     wanted = dict(dtype) if isinstance(dtype, Mapping) else dtype
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(place, revision=revision, dtype=wanted, **hub_options)
+        pipe = stock.from_pretrained(place, revision=index.revision or revision, dtype=wanted, **options)
     except (OSError, ValueError) as error:
         raise unreadable_base(name_or_path, error) from error
-    if not isinstance(pipe, StableDiffusionPipeline):
+    if not isinstance(pipe, stock):
         raise ArtifactFormatError(
             f"{name_or_path} is a {type(pipe).__name__}; expected a Stable Diffusion text-to-image pipeline; "
             "give another base model"
@@ -59,16 +77,19 @@ def resolve_base(name_or_path: str | Path) -> str:
                 f"{folder} is an erasure artifact, not a base pipeline; expected a folder with {INDEX_FILE}; "
                 "load it with ErasedStableDiffusionPipeline.from_pretrained, or give the base model"
             )
-        raise ArtifactNotFoundError(
-            f"{folder} has no {INDEX_FILE}; expected a pipeline's folder; give the one that save_pretrained "
-            "wrote"
-        )
+        raise _without_index(str(folder))
     if not is_repo_id(place):
         raise ArtifactNotFoundError(
             f"{str(name_or_path)!r} is neither a folder nor a Hub id; expected a pipeline's folder, an id "
             f"such as org/name, or {EMBEDDED_MODEL_ID!r}; check the spelling and the working directory"
         )
     return place
+
+
+def _without_index(place: str) -> ArtifactNotFoundError:
+    return ArtifactNotFoundError(
+        f"{place} has no {INDEX_FILE}; expected a pipeline's folder; give the one that save_pretrained wrote"
+    )
 
 
 def unreadable_base(name_or_path: str | Path, error: Exception) -> ArtifactNotFoundError:

@@ -1,31 +1,38 @@
 """Which prompt embeddings a pipeline made itself.
 
 An erasure that lives in the text encoder is bypassed by embeddings from elsewhere. Every tensor that
-`encode_prompt` computes is noted here, weakly, with the encoder and the erasures that it came from; a tensor
-counts as own while it is that tensor (or a view of it), unchanged, and encoder and erasures are the same.
+`encode_prompt` computes is noted here, weakly, with the encoders and the erasures that it came from; a tensor
+counts as own while it is that tensor (or a view of it), unchanged, and encoders and erasures are the same.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
+
+STATES = ("prompt_embeds", "negative_prompt_embeds")
+POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+EMBEDDING_ARGUMENTS = (*STATES, *POOLED)
+"""Arguments of calls that take embeddings; the pooled ones are SDXL's."""
+STEP_EMBEDDINGS = (*EMBEDDING_ARGUMENTS, "add_text_embeds")
+"""The same while a pipeline draws; SDXL calls both pooled ones together `add_text_embeds` there."""
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where embeddings came from."""
 
-    encoder: weakref.ref[nn.Module]
+    encoders: tuple[weakref.ref[nn.Module], ...]
     erasures: Hashable
 
     @classmethod
-    def of(cls, encoder: nn.Module, erasures: Hashable) -> Origin:
-        """The origin of what this encoder computes now."""
-        return cls(weakref.ref(encoder), erasures)
+    def of(cls, encoders: Sequence[nn.Module], erasures: Hashable) -> Origin:
+        """The origin of what these encoders compute now."""
+        return cls(tuple(weakref.ref(encoder) for encoder in encoders), erasures)
 
 
 _known: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -33,14 +33,21 @@ from diffusers_erasure.errors import (
 
 from .baked import verify_baked
 from .base import unreadable_base
-from .callbacks import watched_call
-from .embeddings import Origin, is_own, note_own
-from .guard import ErasureMissingWarning, all_erasures, check_before_call, erased_in_text, verify_all
-from .opening import HUB_OPTIONS, Opened, open_source
+from .callbacks import watched_call, watched_pictures
+from .embeddings import EMBEDDING_ARGUMENTS, Origin, is_own, note_own
+from .guard import (
+    TEXT_ENCODERS,
+    ErasureMissingWarning,
+    all_erasures,
+    check_before_call,
+    erased_in_text,
+    verify_all,
+)
+from .index import erased_class_name, hub_options, is_xl
+from .opening import Opened, open_source
 from .saving import save_pipeline, stock_index
 from .session import SESSION_NAME, session_of
 
-EMBEDDING_ARGUMENTS = ("prompt_embeds", "negative_prompt_embeds")
 ErasureSource = str | Path | Artifact
 
 if TYPE_CHECKING:
@@ -85,15 +92,16 @@ class ErasureLoaderMixin(_PipelineBase):
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             # Left alone, transformers loads a half-precision encoder as it is stored beside a float32 UNet.
             kwargs["dtype"] = torch.float32
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        hub = hub_options(kwargs)
         revision = kwargs.pop("revision", None)
         extra = _as_list(erasure)
         opened = open_source(
             pretrained_model_name_or_path,
             revision=revision if revision is not None or extra else erasure_revision,
             subfolder=erasure_subfolder,
-            hub_options=hub_options,
+            hub_options=hub,
         )
+        _check_family(cls, opened)
         if opened.kind == "base" and not extra and require_erasure and not _brings_erasure(kwargs):
             raise ErasureRequiredError(
                 f"{pretrained_model_name_or_path} is not erased, and no erasure was given; give one with "
@@ -108,7 +116,7 @@ class ErasureLoaderMixin(_PipelineBase):
         if opened.artifact is not None:
             pipe.load_erasure(opened.artifact)
         for source in extra:
-            pipe.load_erasure(source, revision=erasure_revision, subfolder=erasure_subfolder, **hub_options)
+            pipe.load_erasure(source, revision=erasure_revision, subfolder=erasure_subfolder, **hub)
         return pipe
 
     @classmethod
@@ -209,7 +217,8 @@ class ErasureLoaderMixin(_PipelineBase):
         if in_text and given.get("clip_skip") is not None and not allow_clip_skip:
             _refuse_clip_skip(in_text)
         watched_call(self, call, check_embeddings=bool(in_text) and not allow_foreign_embeds)
-        return super().__call__(*call.args[1:], **call.kwargs)
+        with watched_pictures(self):
+            return super().__call__(*call.args[1:], **call.kwargs)
 
     def save_pretrained(
         self,
@@ -259,14 +268,20 @@ class ErasureLoaderMixin(_PipelineBase):
 
     def note_own_embeddings(self, embeddings: Tensor | None) -> None:
         """Remember embeddings that this pipeline computed, so that they may be passed back in."""
-        encoder = getattr(self, "text_encoder", None)
-        if embeddings is not None and encoder is not None:
-            note_own(embeddings, Origin.of(encoder, erased_in_text(self)))
+        if embeddings is not None:
+            note_own(embeddings, self._origin())
 
     def owns_embeddings(self, embeddings: Tensor) -> bool:
-        """Whether this pipeline computed these embeddings, with the encoder and erasures that it has now."""
-        encoder = getattr(self, "text_encoder", None)
-        return encoder is not None and is_own(embeddings, Origin.of(encoder, erased_in_text(self)))
+        """Whether this pipeline computed these embeddings, with the encoders and erasures that it has now."""
+        return is_own(embeddings, self._origin())
+
+    def will_own(self, given: Tensor | None) -> bool:
+        """Whether embeddings that `encode_prompt` makes of what it was given are this pipeline's own."""
+        return given is None or self.owns_embeddings(given)
+
+    def _origin(self) -> Origin:
+        encoders = [getattr(self, part, None) for part in TEXT_ENCODERS]
+        return Origin.of([encoder for encoder in encoders if encoder is not None], erased_in_text(self))
 
     def _refuse_foreign(self, given: Any, argument: str, erasures: tuple[AppliedErasure, ...]) -> None:
         if given is None or (isinstance(given, torch.Tensor) and self.owns_embeddings(given)):
@@ -285,6 +300,16 @@ class ErasureLoaderMixin(_PipelineBase):
         except OSError as error:
             raise unreadable_base(opened.base, error) from error
         return pipe
+
+
+def _check_family(cls: type, opened: Opened) -> None:
+    """Refuse a base of the other family, whose components the class does not know."""
+    stock = _stock_parent(cls).__name__
+    if opened.class_name and is_xl(opened.class_name) != is_xl(stock):
+        raise ConfigError(
+            f"{opened.base} is a {opened.class_name}; {cls.__name__} expects what {stock} opens; use "
+            f"{erased_class_name(opened.class_name)}.from_pretrained"
+        )
 
 
 def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[ErasureSource]:
@@ -331,18 +356,22 @@ def _refuse_baked(pipe: Any, name: str | None, verb: str) -> None:
 def _refuse_clip_skip(erasures: tuple[AppliedErasure, ...]) -> None:
     names = ", ".join(erasure.name for erasure in erasures)
     raise ErasureBypassError(
-        f"clip_skip reads an earlier layer of the text encoder, and the erasure of {names} is trained into "
-        "its last one: earlier layers may show the concept as they always did; leave clip_skip out, or pass "
-        "allow_clip_skip=True"
+        f"clip_skip reads an earlier layer of the text encoder than the erasure of {names} was made for: it "
+        "may show the concept as it always did; leave clip_skip out, or pass allow_clip_skip=True"
     )
 
 
 @cache
 def _stock_signature(pipeline_class: Any) -> inspect.Signature:
     """Signature of the stock `__call__` that the mixin stands in front of."""
+    return inspect.signature(_stock_parent(pipeline_class).__call__)
+
+
+def _stock_parent(pipeline_class: type) -> Any:
+    """The stock pipeline class that the mixin stands in front of."""
     for parent in pipeline_class.__mro__:
         if parent.__module__.startswith("diffusers.") and "__call__" in vars(parent):
-            return inspect.signature(parent.__call__)
+            return parent
     raise ConfigError(
         f"{pipeline_class.__name__} has no stock pipeline among its parents; derive it from one"
     )

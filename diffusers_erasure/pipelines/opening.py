@@ -9,16 +9,12 @@ from typing import Any, Literal
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.hub import is_repo_id
-from diffusers_erasure.artifacts.jsontext import parse_json
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError
+from diffusers_erasure.errors import ArtifactNotFoundError
 
 from .baked import BakedRecord, read_baked
-from .base import INDEX_FILE
-
-MAX_INDEX_BYTES = 4_000_000
-HUB_OPTIONS = ("token", "cache_dir", "local_files_only", "force_download")
+from .index import read_index
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,7 @@ class Opened:
         revision: Its revision.
         artifact: The artifact, if the source is one.
         baked: What was saved, if the source is a pipeline that was saved erased.
+        class_name: Class that the pipeline was saved from; empty where nobody says.
     """
 
     kind: Literal["base", "artifact", "baked"]
@@ -38,6 +35,7 @@ class Opened:
     revision: str | None
     artifact: Artifact | None = None
     baked: BakedRecord | None = None
+    class_name: str = ""
 
 
 def open_source(
@@ -59,17 +57,20 @@ def open_source(
             "directory"
         )
     files = EncoderSource.find(place, "", revision, **hub_options)
-    if files.has(INDEX_FILE):
-        path = files.path(INDEX_FILE)
-        where = files.describe(INDEX_FILE)
-        with path.open("rb") as file:
-            index = parse_json(file.read(MAX_INDEX_BYTES + 1), origin=where, max_bytes=MAX_INDEX_BYTES)
-        if not isinstance(index, dict):
-            raise ArtifactFormatError(
-                f"{where} holds no JSON object; expected a pipeline's index; download it again"
-            )
-        baked = read_baked(index, where=where)
-        return Opened("base" if baked is None else "baked", place, files.revision or revision, baked=baked)
+    index = read_index(files)
+    if index is not None:
+        baked = read_baked(index.content, where=index.where)
+        kind: Literal["base", "baked"] = "base" if baked is None else "baked"
+        return Opened(kind, place, index.revision or revision, baked=baked, class_name=index.class_name)
     artifact = load_artifact(place, subfolder=subfolder, revision=revision, **hub_options)
-    base = artifact.manifest.base
-    return Opened("artifact", resolve_model(base.id), base.revision, artifact=artifact)
+    base, revision = resolve_model(artifact.manifest.base.id), artifact.manifest.base.revision
+    named = _class_name(base, revision, hub_options)
+    return Opened("artifact", base, revision, artifact=artifact, class_name=named)
+
+
+def _class_name(base: str, revision: str | None, hub_options: dict[str, Any]) -> str:
+    """Class that an artifact's base was saved from; empty where it is not to be found or does not say."""
+    if not Path(base).expanduser().is_dir() and not is_repo_id(base):
+        return ""
+    index = read_index(EncoderSource.find(base, "", revision, **hub_options))
+    return "" if index is None else index.class_name

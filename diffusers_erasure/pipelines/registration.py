@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from diffusers import DiffusionPipeline
 from diffusers.pipelines import auto_pipeline
 
+PUBLIC_MODULE = "diffusers_erasure"
+"""Where our pipeline classes say that they live, since that is where users import them from."""
 TABLES: Mapping[str, str] = {
     "text2image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
     "image2image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",

@@ -21,8 +21,8 @@ from diffusers_erasure.encoders.source import WEIGHTS_FILE
 from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, ErasureStateError
 
 from .baked import BAKED_KEY, BakedRecord
-from .base import INDEX_FILE
 from .guard import TEXT_ENCODERS, all_erasures, verify_all
+from .index import INDEX_FILE
 
 PACKAGE = "diffusers_erasure"
 

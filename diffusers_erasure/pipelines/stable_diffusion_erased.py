@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from .loader import ErasureLoaderMixin
-from .registration import register_pipelines
+from .registration import PUBLIC_MODULE, register_pipelines
 from .text_path import check_finite, encode_skipping
 
-PUBLIC_MODULE = "diffusers_erasure"
 FAMILY = "stable-diffusion-erased"
 
 
@@ -49,8 +46,7 @@ class ErasedTextPath(ErasureLoaderMixin):
         Returns:
             Prompt states and negative states, each `(batch * num_images_per_prompt, tokens, width)`.
         """
-        own = prompt_embeds is None or self.owns_embeddings(prompt_embeds)
-        own_negative = negative_prompt_embeds is None or self.owns_embeddings(negative_prompt_embeds)
+        own, own_negative = self.will_own(prompt_embeds), self.will_own(negative_prompt_embeds)
         if clip_skip is not None and prompt_embeds is None and prompt is not None:
             prompt_embeds = encode_skipping(self, prompt, device, clip_skip=clip_skip, lora_scale=lora_scale)
         states, negative = super().encode_prompt(
@@ -69,12 +65,6 @@ class ErasedTextPath(ErasureLoaderMixin):
         if own_negative:
             self.note_own_embeddings(negative)
         return states, negative
-
-    def run_safety_checker(self, image: Any, device: Any, dtype: Any) -> Any:
-        """Refuse a picture that is not finite before anything turns it black; then as stock."""
-        if isinstance(image, Tensor):
-            check_finite(image, "the decoded picture")
-        return super().run_safety_checker(image, device, dtype)
 
 
 class ErasedStableDiffusionPipeline(ErasedTextPath, StableDiffusionPipeline):

@@ -1,9 +1,9 @@
-"""The text path of SD 1.x and 2.x pipelines: encoding that remembers what it made, and `clip_skip`.
+"""The text path of erased pipelines: states that have to be finite, and `clip_skip`.
 
-In stock diffusers 0.42 `clip_skip` raises with transformers 5.6 and later (it looks the final layer norm up
-where it no longer is). Here it works where the erasure lives in the UNet alone. Where it lives in the text
-encoder it is refused unless asked for twice: an encoder is trained to erase in its last layer, and earlier
-ones may show the concept as they always did.
+In stock diffusers 0.42 `clip_skip` of SD 1.x and 2.x raises with transformers 5.6 and later (it looks the
+final layer norm up where it no longer is). Here it works where the erasure lives in the UNet alone. Where it
+lives in the text encoder it is refused unless asked for twice: an encoder is trained to erase in the layer
+that is read, and earlier ones may show the concept as they always did.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ def check_finite(values: Tensor, what: str) -> None:
         )
 
 
+def check_clip_skip(clip_skip: object, most: int) -> None:
+    """Refuse a number of layers that cannot be left out of a text encoder."""
+    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or not 0 <= clip_skip <= most:
+        raise ConfigError(
+            f"clip_skip={clip_skip!r}; expected 0 to {most}, the encoder's layers; give another"
+        )
+
+
 def encode_skipping(
     pipe: Any, prompt: str | list[str], device: torch.device, *, clip_skip: int, lora_scale: float | None
 ) -> Tensor:
@@ -47,11 +55,7 @@ def encode_skipping(
         lora_scale: Strength of a LoRA on the text encoder.
     """
     encoder = pipe.text_encoder
-    layers = encoder.config.num_hidden_layers
-    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or not 0 <= clip_skip <= layers:
-        raise ConfigError(
-            f"clip_skip={clip_skip!r}; expected 0 to {layers}, the encoder's layers; give another"
-        )
+    check_clip_skip(clip_skip, encoder.config.num_hidden_layers)
     if isinstance(pipe, TextualInversionLoaderMixin):
         prompt = pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
     inputs = pipe.tokenizer(

@@ -5,17 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from diffusers_erasure.artifacts import BaseModelRef, DeltaEdit, build_artifact, save_artifact
 from diffusers_erasure.concepts import Concept
-from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
+from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline, ErasedStableDiffusionXLPipeline
+from tests.tiny_xl import build_tiny_xl
 
 MakePipe = Callable[..., ErasedStableDiffusionPipeline]
-TARGETS = {"unet": ("attn2.to_k", "attn2.to_v"), "text_encoder": ("mlp.fc1.weight",)}
+MakeXL = Callable[..., ErasedStableDiffusionXLPipeline]
+TARGETS = {
+    "unet": ("attn2.to_k", "attn2.to_v"),
+    "text_encoder": ("mlp.fc1.weight",),
+    "text_encoder_2": ("mlp.fc1.weight",),
+}
 
 
-def write_artifact(pipe: StableDiffusionPipeline, base: Path, part: str, concept: str, folder: Path) -> Path:
+def write_artifact(pipe: DiffusionPipeline, base: Path, part: str, concept: str, folder: Path) -> Path:
     """Save an artifact with random deltas for one component of a pipeline."""
     generator = torch.Generator().manual_seed(1)
     weights = getattr(pipe, part).state_dict()
@@ -57,15 +63,38 @@ def text_artifact(
     return write_artifact(tiny_pipeline, tiny_pipe_folder, "text_encoder", "dog", folder)
 
 
-@pytest.fixture
-def make_erased(tiny_pipe_folder: Path) -> MakePipe:
-    """Function that loads the tiny base with erasures: `make_erased(unet_artifact, ...)`."""
+@pytest.fixture(scope="session")
+def xl_unet_artifact(tiny_xl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifact "church" of the tiny SDXL: cross-attention keys and values of the UNet."""
+    folder = tmp_path_factory.mktemp("artifacts") / "church-xl"
+    return write_artifact(build_tiny_xl(), tiny_xl_folder, "unet", "church", folder)
 
-    def make(*erasures: Path, **options: object) -> ErasedStableDiffusionPipeline:
-        pipe = ErasedStableDiffusionPipeline.from_pretrained(
-            tiny_pipe_folder, erasure=list(erasures), **options
-        )
+
+@pytest.fixture(scope="session")
+def xl_text_artifact(tiny_xl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifact "dog" of the tiny SDXL: layers of the second text encoder, whose pooled state moves too."""
+    folder = tmp_path_factory.mktemp("artifacts") / "dog-xl"
+    return write_artifact(build_tiny_xl(), tiny_xl_folder, "text_encoder_2", "dog", folder)
+
+
+def maker(cls: type[DiffusionPipeline], base: Path) -> Callable[..., DiffusionPipeline]:
+    """Function that loads a base with erasures, and without a progress bar."""
+
+    def make(*erasures: Path, **options: object) -> DiffusionPipeline:
+        pipe = cls.from_pretrained(base, erasure=list(erasures), **options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     return make
+
+
+@pytest.fixture
+def make_erased(tiny_pipe_folder: Path) -> MakePipe:
+    """Function that loads the tiny base with erasures: `make_erased(unet_artifact, ...)`."""
+    return maker(ErasedStableDiffusionPipeline, tiny_pipe_folder)
+
+
+@pytest.fixture
+def make_xl(tiny_xl_folder: Path) -> MakeXL:
+    """Function that loads the tiny SDXL with erasures: `make_xl(xl_unet_artifact, ...)`."""
+    return maker(ErasedStableDiffusionXLPipeline, tiny_xl_folder)
