@@ -73,7 +73,9 @@ def _quiet_libraries() -> Iterator[None]:
 
 def erased_twin(base: Any, erasures: tuple[str, ...]) -> Any:
     """An erased pipeline on the components of `base`, which stays as it was."""
-    erased = erased_class(type(base).__name__).from_pipe(base)
+    from diffusers_erasure.pipelines.base import on_components
+
+    erased = on_components(erased_class(type(base).__name__), base)
     for source in erasures:
         erased.load_erasure(source)
     return erased

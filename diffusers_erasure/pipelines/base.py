@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from diffusers_erasure.artifacts.hub import is_repo_id
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
@@ -63,6 +63,17 @@ def load_base_pipeline(
             "give another base model"
         )
     return pipe
+
+
+def on_components(cls: type[DiffusionPipeline], pipe: DiffusionPipeline) -> Any:
+    """A pipeline of a class on the components, and with the configuration, of another of its family.
+
+    Unlike `from_pipe` it casts nothing, so components of mixed dtypes stay as they are.
+    """
+    taken = inspect.signature(cls).parameters
+    parts = pipe.components
+    told = {name: value for name, value in pipe.config.items() if name in taken and name not in parts}
+    return cls(**parts, **told)
 
 
 def resolve_base(name_or_path: str | Path) -> str:

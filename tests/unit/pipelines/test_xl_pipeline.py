@@ -30,6 +30,7 @@ from diffusers_erasure.pipelines import (
     ErasedStableDiffusionXLPipeline,
     load_base_pipeline,
 )
+from diffusers_erasure.pipelines.base import on_components
 
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionXLPipeline]
@@ -267,6 +268,17 @@ class TestBypass:
         for outside in (-1, 2, True):
             with pytest.raises(ConfigError, match="expected 0 to 1"):
                 draw(pipe, "a dog", clip_skip=outside)
+
+
+def test_a_pipeline_on_the_same_components_keeps_configuration_and_dtypes(
+    tiny_xl: StableDiffusionXLPipeline,
+) -> None:
+    tiny_xl.register_to_config(force_zeros_for_empty_prompt=False)
+    tiny_xl.vae.to(torch.bfloat16)
+    twin = on_components(ErasedStableDiffusionXLPipeline, tiny_xl)
+    assert twin.unet is tiny_xl.unet
+    assert twin.config.force_zeros_for_empty_prompt is False
+    assert (twin.vae.dtype, twin.unet.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_a_stock_pipeline_says_the_same(
