@@ -5,9 +5,10 @@
     python -m benchmarks.robustness --plan advunlearn --work_dir runs/robustness --report
 
 A plan is a list of variants; a cell is one variant, concept and training seed. Each cell runs what a user
-would type: `train`, `evaluate`, and `attack` for UnlearnDiffAtk with its quick budget and for random tokens
-with as many judged pictures. The prompts are the same for every variant; the noise seeds are another range
-for each training seed, so that the n prompts of three training seeds are 3 n different pictures.
+would type: `train`, `evaluate`, and `attack` for UnlearnDiffAtk with its quick budget, for random tokens with
+as many judged pictures, and for the plan's further attacks with their quick budgets. The prompts are the same
+for every variant; the noise seeds are another range for each training seed, so that the n prompts of three
+training seeds are 3 n different pictures.
 
 What is finished is kept, and a run that was stopped goes on; `--shard i/n` runs a part of the cells, so that
 several processes share the work. `--report` writes `report.json`, `report.md` and one plot of robustness
@@ -76,25 +77,57 @@ _LONGER: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """A style without a place to go, and five concepts at once, need more steps; see decision 0007."""
 ADVUNLEARN = Variant("AdvUnlearn", "advunlearn", by_concept=_LONGER)
-PLANS: Mapping[str, tuple[Variant, ...]] = MappingProxyType(
+TRCE = Variant("TRCE", "trce")
+TRCE_1 = Variant("TRCE stage 1", "trce", ("--stages", "1"))
+TRCE_2 = Variant("TRCE stage 2", "trce", ("--stages", "2"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is set side by side.
+
+    Attributes:
+        variants: The first is what the others are compared with.
+        attacks: Besides UnlearnDiffAtk and random tokens.
+    """
+
+    variants: tuple[Variant, ...]
+    attacks: tuple[str, ...] = ()
+
+
+PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        "advunlearn": (
-            ADVUNLEARN,
-            ESD_UNET,
-            ESD_TEXT,
-            Variant("fast AT", "advunlearn", ("--attack_steps", "1", "--attack_rule", "sign"), _LONGER),
+        "advunlearn": Plan(
+            (
+                ADVUNLEARN,
+                ESD_UNET,
+                ESD_TEXT,
+                Variant("fast AT", "advunlearn", ("--attack_steps", "1", "--attack_rule", "sign"), _LONGER),
+            )
         ),
-        "ablations": (
-            ADVUNLEARN,
-            Variant("no retain set", "advunlearn", ("--retain_mode", "none")),
-            Variant("first layer", "advunlearn", ("--train_method", "text_encoder_layer0")),
-            Variant("γ 0.1", "advunlearn", ("--retain_weight", "0.1")),
-            Variant("γ 2", "advunlearn", ("--retain_weight", "2")),
-            Variant("1 attack step", "advunlearn", ("--attack_steps", "1")),
-            Variant("no attack", "advunlearn", ("--attack_steps", "0")),
-            Variant("replace", "advunlearn", ("--attack_placement", "replace")),
-            Variant("add", "advunlearn", ("--attack_placement", "add")),
-            Variant("UNet", "advunlearn", ("--train_method", "esd-x")),
+        "ablations": Plan(
+            (
+                ADVUNLEARN,
+                Variant("no retain set", "advunlearn", ("--retain_mode", "none")),
+                Variant("first layer", "advunlearn", ("--train_method", "text_encoder_layer0")),
+                Variant("γ 0.1", "advunlearn", ("--retain_weight", "0.1")),
+                Variant("γ 2", "advunlearn", ("--retain_weight", "2")),
+                Variant("1 attack step", "advunlearn", ("--attack_steps", "1")),
+                Variant("no attack", "advunlearn", ("--attack_steps", "0")),
+                Variant("replace", "advunlearn", ("--attack_placement", "replace")),
+                Variant("add", "advunlearn", ("--attack_placement", "add")),
+                Variant("UNet", "advunlearn", ("--train_method", "esd-x")),
+            )
+        ),
+        "trce": Plan((TRCE, TRCE_1, TRCE_2, Variant("UCE", "uce"), ESD_UNET), ("ring_a_bell", "soft_prompt")),
+        "trce-targets": Plan(
+            (
+                TRCE_1,
+                Variant("[KEY]", "trce", ("--stages", "1", "--eot_weight", "0", "--keyword_weight", "1")),
+                Variant("[EoT]+[KEY]", "trce", ("--stages", "1", "--keyword_weight", "1")),
+                Variant("[EoT]+[SoT]", "trce", ("--stages", "1", "--sot_weight", "1")),
+                Variant("[EoT]+padding", "trce", ("--stages", "1", "--padding_weight", "1")),
+            )
         ),
     }
 )
@@ -102,18 +135,19 @@ PLANS: Mapping[str, tuple[Variant, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant, concept and training seed, in a folder of its own."""
+    """One variant, concept and training seed, in a folder of its own, with the plan's further attacks."""
 
     variant: Variant
     concept: str
     seed: int
     work_dir: Path
+    attacks: tuple[str, ...] = ()
 
     @property
     def files(self) -> CellFiles:
         """Where its results lie."""
         folder = self.work_dir / self.concept / f"{self.variant.slug}-{self.seed}"
-        return CellFiles(self.variant.label, self.concept, self.seed, folder)
+        return CellFiles(self.variant.label, self.concept, self.seed, folder, self.attacks)
 
     def steps(self, n: int) -> Iterator[tuple[str, Path, list[str]]]:
         """Name, file that tells that it is finished, and command of each step."""
@@ -131,6 +165,7 @@ class Cell:
         for name, flags in (
             ("unlearndiffatk", ()),
             ("random_tokens", ("--images", str(JUDGED_PICTURES))),
+            *((name, ()) for name in self.attacks),
         ):
             done = files.attack(name)
             yield name, done, [*attack, "--attack", name, *flags, "--output_dir", str(done.parent)]
@@ -144,11 +179,12 @@ def cells(plan: str, concepts: Sequence[str], seeds: Sequence[int], work_dir: Pa
     """
     if plan not in PLANS:
         raise ConfigError(f"unknown plan {plan!r}; expected one of {', '.join(PLANS)}; choose one of them")
+    chosen = PLANS[plan]
     return [
-        Cell(variant, concept, seed, work_dir)
+        Cell(variant, concept, seed, work_dir, chosen.attacks)
         for seed in seeds
         for concept in concepts
-        for variant in PLANS[plan]
+        for variant in chosen.variants
     ]
 
 

@@ -32,20 +32,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ATTACK, LUCK = "unlearndiffatk", "random_tokens"
-COLUMNS = (
+BEFORE = (
     "concept", "variant", "own name", "synonyms", "implicit", "UnlearnDiffAtk", "by seed", "random tokens",
-    "p (excess)", "p (first variant)", "retained", "change", "training s",
+    "p (excess)", "p (first variant)",
 )  # fmt: skip
+AFTER = ("retained", "change", "training s")
+"""Columns before and after those of a plan's further attacks."""
 
 
 @dataclass(frozen=True)
 class CellFiles:
-    """Where the results of one variant, concept and training seed lie."""
+    """Where the results of one variant, concept and training seed lie, and which further attacks were run."""
 
     variant: str
     concept: str
     seed: int
     folder: Path
+    attacks: tuple[str, ...] = ()
 
     @property
     def artifact(self) -> Path:
@@ -64,7 +67,8 @@ class CellFiles:
     @property
     def finished(self) -> bool:
         """Whether everything is there."""
-        return all(file.exists() for file in (self.evaluation, self.attack(ATTACK), self.attack(LUCK)))
+        attacked = (self.attack(name) for name in (ATTACK, LUCK, *self.attacks))
+        return self.evaluation.exists() and all(file.exists() for file in attacked)
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -161,12 +165,13 @@ def report(every: Sequence[CellFiles], folder: Path) -> Report:
     pooled = pool(done)
     firsts = {one.concept: one for one in pooled if one.variant == every[0].variant}
     lines = [_line(one, firsts.get(one.concept)) for one in pooled]
-    table = Table(*COLUMNS, box=None)
+    columns = (*BEFORE, *every[0].attacks, *AFTER)
+    table = Table(*columns, box=None)
     for line in lines:
         table.add_row(*line)
     files = {
-        "report.md": _markdown(lines).encode(),
-        "report.json": _json(lines).encode(),
+        "report.md": _markdown(columns, lines).encode(),
+        "report.json": _json(columns, lines).encode(),
     }
     if pooled:
         files["robustness.png"] = plot(pooled)
@@ -208,18 +213,19 @@ def _line(one: Pooled, first: Pooled | None) -> list[str]:
         str(one.rate(LUCK)),
         f"{excess(one.marks(ATTACK), one.marks(LUCK))[2]:.1g}",
         p_first,
+        *(str(one.rate(name)) for name in one.cells[0].attacks),
         f"{before.k} → {after.k} of {after.n}",
         f"{one.change:+.1f}",
         f"{one.seconds:.0f}",
     ]
 
 
-def _json(lines: Sequence[Sequence[str]]) -> str:
-    return json.dumps([dict(zip(COLUMNS, line, strict=True)) for line in lines], indent=1) + "\n"
+def _json(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return json.dumps([dict(zip(columns, line, strict=True)) for line in lines], indent=1) + "\n"
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *lines]
+def _markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [columns, ["---"] * len(columns), *lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

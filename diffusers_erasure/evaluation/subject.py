@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.pipelines.base import on_components
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Subject:
 
 def sibling(pipe: Any) -> Any:
     """A second pipeline on the same components; loading an erasure into it leaves the first alone."""
-    copy = type(pipe)(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
+    copy = on_components(type(pipe), pipe)
     copy.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
     return copy
 

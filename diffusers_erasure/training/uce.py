@@ -83,7 +83,8 @@ def train_uce(
     """Closed-form edit of all cross-attention keys and values (UCE, arXiv:2308.14761).
 
     Args:
-        pipe: Base pipeline with one text encoder; it is read, not changed.
+        pipe: Base pipeline with one text encoder, or with two as SDXL has; it is read, not changed. Of SDXL
+            only keys and values are edited: the pooled state of its second encoder bypasses them.
         config: Settings.
         base: How the artifact names the base model.
         progress: Called as the run goes on.

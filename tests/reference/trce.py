@@ -36,8 +36,8 @@ def mapped_weight(
         left += eta / len(kept) * torch.outer(old @ state.double(), state.double())
         right += eta / len(kept) * torch.outer(state.double(), state.double())
     pull = ridge * right.diagonal().mean()
-    weight: Tensor = (left + pull * old) @ torch.linalg.inv(right + pull * torch.eye(width).double())
-    return weight
+    edited: Tensor = (left + pull * old) @ torch.linalg.inv(right + pull * torch.eye(width).double())
+    return edited
 
 
 def released_weight(
@@ -69,8 +69,8 @@ def released_weight(
         left += preserve_scale**2 / 3e4 * torch.outer(old @ state.double(), state.double())
         right += preserve_scale**2 / 3e4 * torch.outer(state.double(), state.double())
     pull = ridge * right.diagonal().mean()
-    weight: Tensor = (left + pull * old) @ torch.linalg.inv(right + pull * torch.eye(width).double())
-    return weight
+    edited: Tensor = (left + pull * old) @ torch.linalg.inv(right + pull * torch.eye(width).double())
+    return edited
 
 
 def hinge(predicted: Tensor, safe: Tensor, unsafe: Tensor, delta: float) -> float:

@@ -126,3 +126,18 @@ def test_training_seeds_are_pooled_and_compared_prompt_by_prompt(tmp_path: Path)
     with Image.open(tmp_path / "report" / "robustness.png") as picture:
         assert picture.width > 400
         assert len(set(picture.convert("L").tobytes())) > 20
+
+
+def test_further_attacks_of_a_plan_are_run_and_told(tmp_path: Path) -> None:
+    cell = Cell(Variant("ours", "esd"), "church", 0, tmp_path, ("soft_prompt",))
+    names = [name for name, _, _ in cell.steps(4)]
+    assert names == ["train", "evaluate", ATTACK, LUCK, "soft_prompt"]
+    finish(cell.files, 3, 2)
+    assert not cell.files.finished
+    file = cell.files.attack("soft_prompt")
+    file.parent.mkdir(parents=True)
+    file.write_text(attack_text(7))
+    report([cell.files], tmp_path / "report")
+    (line,) = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert line["soft_prompt"].startswith(f"7/{N}")
+    assert line["UnlearnDiffAtk"].startswith(f"3/{N}")
