@@ -26,8 +26,8 @@ attention; what stage 1 solved for, keys and values, stays.
 
 Cost. The authors' default run takes 13 UNet passes for each of 300 updates and 240,000 for its latents. Here
 an update takes 7 (e_o(z_t | m), e_o(z_t) and e_1(z_u) come with the latents), and only latents that can be
-drawn are sampled: `early_steps` of the malicious prompts, and as many trajectories without a prompt as serve
-the run. One frozen UNet and the changed tensors stand for the three of their code.
+drawn are sampled, in 7,576 passes: `early_steps` of the malicious prompts, and as many trajectories without a
+prompt as serve the run. One frozen UNet and the changed tensors stand for the three of their code.
 
 Presets. `paper`: the settings published for one theme; `themes`: for several. `embedded`: for the 64-pixel
 model of this package. `reference`: what the authors' code does otherwise (github.com/ddgoodgood/TRCE at

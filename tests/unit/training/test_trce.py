@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -452,6 +453,43 @@ def test_an_update_costs_half_of_the_references(tiny_pipe: StableDiffusionPipeli
     )  # both halves of guidance; no step after the last
     task.losses(StepDraws.at(0, 0, batch=1))
     assert task.evaluations - latents == 7
+
+
+def test_a_default_run_costs_a_twentieth_of_the_references(
+    tiny_pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Theirs: 2,400 trajectories of 100 passes, 300 updates of 13. What the UNet answers does not count."""
+    monkeypatch.setattr(UNet2DConditionModel, "forward", _formula)
+    chosen = TRCEConfig.parse({"concept": ["dog"], "preset": "paper"})
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    pairs = [PromptPair(f"a {letter}", "a cat", letter, "cat") for letter in "abcdefghijklmnopqrst"]
+    task = SteeringTask(components, components, Student.of(components, "visual"), pairs, chosen)
+    latents = task.evaluations
+    assert latents == 20 * 5 * 26 * 2 + 24 * (50 + 49)
+    task.losses(StepDraws.at(0, 0, batch=1))
+    whole = latents + 300 * (task.evaluations - latents)
+    assert whole == 9_676
+    assert whole * 20 < 2_400 * 100 + 300 * 13
+
+
+def _formula(
+    _unet: UNet2DConditionModel, sample: Tensor, _timestep: Tensor, encoder_hidden_states: Tensor
+) -> UNet2DConditionOutput:
+    return UNet2DConditionOutput(
+        sample=0.1 * sample + encoder_hidden_states.mean(dim=(1, 2))[:, None, None, None]
+    )
+
+
+def test_sdxl_is_mapped_through_both_encoders_and_not_steered(
+    tiny_xl: StableDiffusionXLPipeline, kept_file: str
+) -> None:
+    found = factor_of(train_trce(tiny_xl, config(stages="1", retain_set=kept_file), base=BASE))
+    widths = [encoder.config.hidden_size for encoder in (tiny_xl.text_encoder, tiny_xl.text_encoder_2)]
+    assert len(found) == sum(widths)
+    for half in (found[: widths[0]], found[widths[0] :]):
+        assert float(half.abs().max()) > 0
+    with pytest.raises(ConfigError, match="two text encoders"):
+        train_trce(tiny_xl, config(stages="1+2", retain_set=kept_file), base=BASE)
 
 
 def test_words_of_several_tokens_are_found_whole(tiny_pipe: StableDiffusionPipeline) -> None:
