@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -62,6 +62,21 @@ class TrainingTask(Protocol):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
+
+
+@runtime_checkable
+class StepsItself(Protocol):
+    """A task that has a say in how the optimizer steps."""
+
+    def around_step(self, step: Callable[[], object]) -> Mapping[str, float]:
+        """Make a step; gradients are averaged over all processes by then.
+
+        Args:
+            step: The optimizer's step. Gradients may be changed before it, and weights after.
+
+        Returns:
+            Numbers to show and track beside the losses.
+        """
 
 
 @dataclass(frozen=True)
@@ -238,7 +253,13 @@ class _Run:
         started = time.perf_counter()
         losses, stop = self._share(self._backward(), asked)
         self._check_finite(losses)
-        rate, norm = self.optimizer.step(self.done)
+        numbers: dict[str, float] = {}
+        around = None
+        if isinstance(self.task, StepsItself):
+            task = self.task
+            around = lambda step: numbers.update(task.around_step(step))  # noqa: E731
+        rate, norm = self.optimizer.step(self.done, around)
+        losses = {**losses, **numbers}
         self.done += 1
         seconds = time.perf_counter() - started
         self._tell(StepReport(self.done, self.settings.max_train_steps, losses, rate, norm, seconds))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from diffusers_erasure.errors import ConfigError, TrainingError
 from .schedules import LearningRate
 from .settings import TrainingSettings
 
+AroundStep = Callable[[Callable[[], object]], None]
+"""Makes a step of the optimizer, which it is given, and what a method puts around it."""
 _BUCKET = 2**24  # elements that are averaged at once: 64 MB
 
 
@@ -55,11 +57,12 @@ class Optimizer:
         )
         self.prepared = accelerator.prepare_optimizer(self.inner, device_placement=False)
 
-    def step(self, index: int) -> tuple[float, float]:
+    def step(self, index: int, around: AroundStep | None = None) -> tuple[float, float]:
         """Clip, step, and forget the gradients.
 
         Args:
             index: Index of the step, from 0.
+            around: Called with the step itself in place of it, to change gradients before and weights after.
 
         Returns:
             Learning rate and norm of the gradient before clipping.
@@ -84,7 +87,10 @@ class Optimizer:
                 f"no trained parameter has a gradient at step {index + 1}; expected the loss to depend on at "
                 f"least one of {len(self.parameters)}; train another group of parameters"
             )
-        self.prepared.step()
+        if around is None:
+            self.prepared.step()
+        else:
+            around(self.prepared.step)
         self.prepared.zero_grad(set_to_none=True)
         return rate, norm
 
