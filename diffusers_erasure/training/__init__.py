@@ -6,7 +6,8 @@ config            settings that every method shares, and how far a run is
 Closed forms:
 closed_form       least-squares edits: statistics, one factorisation, one matrix for all layers
 token_positions   which text states of a prompt are mapped
-text_states       prompts to statistics, streamed
+text_states       prompts to statistics, streamed (stored_prior: a file of what stays)
+text_edit         from pairs of prompts to one edit of everything that reads text
 uce               unified concept editing
 
 Training by gradients:
@@ -20,14 +21,18 @@ trackers          where the numbers of a run go
 callbacks         progress, sample grids, measurements, the stop on divergence (validation: pictures of a run)
 losses            the papers' losses as pure functions
 student           the trainable copy of a component
+artifact_run      the way from a task to an artifact (task_state: what a task of several parts keeps)
 latents           noisy latents with what the frozen model says there
 concept_prompts   wordings of the concept, each with what it is erased from
 guided_settings   what every method is told that erases by negative guidance
-artifact_run        its way from a task to an artifact
 esd               erasing by negative guidance (esd_settings, esd_task)
 adversary         which prompt the model in training is attacked with (AdvUnlearn's lower level)
 retention         latents of what must stay
 advunlearn        a robust text encoder by adversarial training (advunlearn_settings, advunlearn_task)
+trce              mapping what prompts imply, and steering early steps (trce_settings, _mapping, _task)
+soft_pair         an erasure target and an adversarial prompt, one signed step at a time (AEGIS)
+rectification     gradients against the way back to the original weights (AEGIS)
+aegis             robust erasure without retention data (aegis_settings, aegis_task)
 """
 
 from .callbacks import Callback, Measure, ReportProgress, SampleGrid, StepReport, StopOnDivergence

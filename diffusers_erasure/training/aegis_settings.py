@@ -1,0 +1,135 @@
+"""Settings of AEGIS, and its presets: see `aegis` for the method and whose the presets are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from diffusers_erasure.diffusion import Placement, component_of
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
+from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.settings import setting
+
+from .guided_settings import GuidedErasureConfig
+from .rectification import Memory, OmegaRule, Rectification, Scope
+from .settings import Preset
+
+_PAPER = "arXiv:2602.06771"
+LatentsFor = Literal["aet", "concept"]
+Retained = Literal["projection", "penalty", "none"]
+
+
+class AEGISConfig(GuidedErasureConfig):
+    """Settings of AEGIS."""
+
+    presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
+        {
+            "paper": Preset(_PAPER, {"train_method": "full"}),
+            "released": Preset(
+                "the command of the authors' code",
+                {
+                    "train_method": "full",
+                    "attack_init": "random",
+                    "omega_rule": "released",
+                    "memory": "full",
+                    "alignment": "compvis",
+                },
+            ),
+            EMBEDDED_MODEL_ID: Preset(
+                "for the 64-pixel model of this package",
+                {
+                    "train_method": "full",
+                    "learning_rate": 1e-4,
+                    "max_train_steps": 200,
+                    "num_inference_steps": 20,
+                    "latents_from": "pool",
+                    "pool_trajectories": 2,
+                    "use_synonyms": True,
+                    "num_templates": 4,
+                },
+            ),
+        }
+    )
+
+    erasure_target: LatentsFor = setting(
+        "aet", "what the target is derived from: the adversarial erasure target, or the concept's own prompt"
+    )
+    target_tokens: int = setting(1, "free tokens of the erasure target", symbol="m'", source=_PAPER, ge=1)
+    adversarial: bool = setting(
+        True, "ask the model in training with an adversarial prompt; otherwise with the concept's own"
+    )
+    attack_tokens: int = setting(1, "free tokens of the adversarial prompt", symbol="m", source=_PAPER, ge=1)
+    attack_placement: Placement = setting(Placement.PREFIX, "where free tokens stand")
+    attack_steps: int = setting(1, "signed steps of both searches in an iteration", symbol="K", ge=1)
+    attack_every: int = setting(1, "iterations between searches", ge=1)
+    attack_learning_rate: float = setting(1e-3, "size of a signed step", symbol="β", gt=0)
+    attack_init: Literal["latest", "random"] = setting(
+        "latest", "begin a search at the last found tokens, or at random ones as the authors' command does"
+    )
+    attack_ball: float | None = setting(
+        None, "largest distance of each coordinate from where its search began; none lets it go", gt=0
+    )
+    latents_for: LatentsFor | None = setting(
+        None,
+        "what the erasing step's latents are sampled for; aet unless given, concept where latents are kept",
+    )
+    retain_mode: Retained = setting(
+        "projection", "how the original's weights hold: by projection, by a plain penalty, or not at all"
+    )
+    retain_weight: float = setting(
+        0.0, "weight of the pull to the original where there is no conflict, or of the penalty", ge=0
+    )
+    omega_rule: OmegaRule = setting(
+        "paper", "how the projection's strength goes: paper, released, fixed at omega, or linear"
+    )
+    omega: float = setting(0.0, "where the strength begins; the value of fixed", symbol="ω", ge=0)
+    omega_step: float = setting(0.1, "step of the strength", symbol="μ", source=_PAPER, ge=0)
+    omega_max: float = setting(1.0, "largest strength", source=_PAPER, gt=0)
+    memory: Memory = setting("sign", "what is kept of the last projection: a sign for each tensor, or all")
+    projection_scope: Scope = setting("tensor", "project each tensor, or all of them as one")
+    projection_ema: float = setting(0.0, "share of earlier projections in the one subtracted", ge=0, lt=1)
+    rectify: Literal["before", "after"] = setting(
+        "before", "rectify the gradient before the optimizer's step, or the step itself"
+    )
+
+    @property
+    def rectification(self) -> Rectification:
+        """How gradients are rectified."""
+        return Rectification(
+            rule=self.omega_rule,
+            omega=self.omega,
+            step=self.omega_step,
+            largest=self.omega_max,
+            memory=self.memory,
+            scope=self.projection_scope,
+            ema=self.projection_ema,
+            pull=self.retain_weight,
+            steps=self.max_train_steps,
+        )
+
+    @property
+    def sampled_for(self) -> LatentsFor:
+        """What the latents of the erasing step are sampled for."""
+        trains_unet = component_of(self.train_method) == "unet"
+        kept = self.source_of_latents(trains_unet=trains_unet) in ("trajectory", "pool")
+        return self.latents_for or ("concept" if kept else "aet")
+
+    @model_validator(mode="after")
+    def _fits(self) -> AEGISConfig:
+        trains_unet = component_of(self.train_method) == "unet"
+        source = self.source_of_latents(trains_unet=trains_unet)
+        if source in ("trajectory", "pool") and self.latents_for == "aet":
+            raise ConfigError(
+                f"latents_for aet with latents_from {source} cannot be done: the erasure target changes at "
+                "every iteration, so latents for it cannot be kept; expected latents_for concept, or "
+                "latents_from student or frozen; leave latents_for out"
+            )
+        if self.latents_for == "aet" and self.erasure_target == "concept":
+            raise ConfigError(
+                "latents_for aet with erasure_target concept cannot be done: there is no erasure target "
+                "then; expected latents_for concept; leave latents_for out"
+            )
+        return self

@@ -1,0 +1,282 @@
+"""AEGIS on the tiny pipeline: searches and loss against the paper's text, and what a step touches."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from diffusers_erasure.artifacts.edits import DeltaEdit
+from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.tensors import component_tensors
+from diffusers_erasure.diffusion import DiffusionComponents, TextPath, partial_sample
+from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.training import Progress
+from diffusers_erasure.training.aegis import train_aegis
+from diffusers_erasure.training.aegis_settings import AEGISConfig
+from diffusers_erasure.training.aegis_task import AEGISTask
+from diffusers_erasure.training.concept_prompts import ScopedPrompt
+from diffusers_erasure.training.draws import StepDraws
+from diffusers_erasure.training.losses import TOTAL
+from diffusers_erasure.training.stopping import TrainingStopped
+from diffusers_erasure.training.student import Student
+from tests.reference.aegis import erasing_loss, signed_steps
+
+BASE = BaseModelRef(id="tiny")
+
+
+def config(**values: object) -> AEGISConfig:
+    """A run of seconds."""
+    defaults: dict[str, object] = {
+        "concept": ["dog"],
+        "preset": "paper",
+        "max_train_steps": 4,
+        "learning_rate": 1e-3,
+        "num_inference_steps": 4,
+        "pool_trajectories": 2,
+    }
+    return AEGISConfig.parse(defaults | values)
+
+
+def task_of(pipe: StableDiffusionPipeline, **values: object) -> AEGISTask:
+    """A task whose student is not the original any more."""
+    chosen = config(**values)
+    components = DiffusionComponents.from_pipeline(pipe)
+    student = Student.of(components, chosen.train_method)
+    with torch.no_grad():
+        for weight in student.parameters.values():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    return AEGISTask(components, student, [ScopedPrompt("dog")], chosen)
+
+
+def test_presets_are_the_papers_and_the_commands() -> None:
+    paper = AEGISConfig.parse({"concept": ["x"], "preset": "paper"})
+    published = {
+        "train_method": "full",
+        "max_train_steps": 1000,
+        "learning_rate": 1e-5,
+        "optimizer": "adam",
+        "train_batch_size": 1,
+        "negative_guidance": 1.0,
+        "guidance_scale": 3.0,
+        "num_inference_steps": 50,
+        "target_tokens": 1,
+        "attack_tokens": 1,
+        "attack_steps": 1,
+        "attack_every": 1,
+        "attack_learning_rate": 1e-3,
+        "attack_init": "latest",
+        "attack_ball": None,
+        "attack_placement": "prefix",
+        "omega_rule": "paper",
+        "omega": 0.0,
+        "omega_step": 0.1,
+        "omega_max": 1.0,
+        "sampled_for": "aet",
+        "retain_mode": "projection",
+        "rectify": "before",
+        "projection_scope": "tensor",
+        "alignment": "aligned",
+    }
+    assert {name: getattr(paper, name) for name in published} == published
+    assert paper.source_of_latents(trains_unet=True) == "student"
+    released = AEGISConfig.parse({"concept": ["x"], "preset": "released"})
+    assert (released.attack_init, released.omega_rule, released.memory) == ("random", "released", "full")
+
+
+def test_a_step_is_the_papers(tiny_pipe: StableDiffusionPipeline) -> None:
+    """Both searches, latents by the model in training, the target and the loss, on the same draws."""
+    task = task_of(tiny_pipe, negative_guidance=1.5, attack_learning_rate=0.05)
+    path = TextPath(DiffusionComponents.from_pipeline(tiny_pipe))
+    ids = path.ids("dog")
+    concept, empty = path.encode("dog").detach(), path.encode("").detach()
+    first = StepDraws.at(3, 0, batch=2)
+    torch.randint(1, (), generator=first.shared)
+    tokens = (task.pair.target.start(0, first.shared), task.pair.attack.start(0, first.shared))
+    index = int(torch.randint(4, (), generator=first.shared))
+    noise = torch.randn((1, 4, 8, 8), generator=first.shared)
+
+    def prefixed(token: Tensor) -> Tensor:
+        row = ids[0].tolist()
+        longer = torch.tensor([[row[0], 0, *row[1:-1]]])
+        embeddings = path.token_embeddings(longer).detach().clone()
+        return path.states(longer, torch.cat([embeddings[:, :1], token, embeddings[:, 2:]], dim=1))
+
+    def sampled(states: Tensor, start: Tensor, stop: list[int]) -> tuple[Tensor, Tensor]:
+        return partial_sample(
+            task.pupil, states, empty, noise=start, step_index=stop, steps=4, guidance_scale=3.0
+        )
+
+    target, attack = signed_steps(
+        task.teacher, task.pupil, prefixed, concept, tokens, sampled(concept, noise, [index]), 0.05
+    )
+    with torch.no_grad():
+        aimed, asked = prefixed(target), prefixed(attack)
+    total = 0.0
+    for generator in first.samples:
+        stop = int(torch.randint(4, (), generator=generator))
+        start = torch.randn((1, 4, 8, 8), generator=generator)
+        where = sampled(aimed, start, [stop])
+        with torch.no_grad():
+            total += float(erasing_loss(task.teacher, task.pupil, aimed, asked, empty, where, 1.5)) / 2
+
+    losses = task.losses(StepDraws.at(3, 0, batch=2))
+    assert task.pair.target_delta is not None
+    assert task.pair.attack_delta is not None
+    torch.testing.assert_close(task.pair.target_delta, target, atol=1e-5, rtol=0)
+    torch.testing.assert_close(task.pair.attack_delta, attack, atol=1e-5, rtol=0)
+    assert float(losses[TOTAL].detach()) == pytest.approx(total, rel=1e-3)
+    steps = (target - tokens[0]).abs()
+    assert bool(((steps == 0) | ((steps - 0.05).abs() < 1e-6)).all())
+
+
+def test_the_erasure_target_goes_to_the_centre_over_many_steps(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(tiny_pipe, attack_steps=1, attack_learning_rate=0.02)
+    told = []
+    for _ in range(25):
+        latents = torch.Generator().manual_seed(9)  # the same latents at each step
+        told.append(float(task._search(0, latents)["aet"]))
+        assert task.pair.target_delta is not None
+    assert told[-1] < 0.9 * told[0]
+
+
+def test_random_tokens_begin_anew_and_the_latest_go_on(tiny_pipe: StableDiffusionPipeline) -> None:
+    for init in ("latest", "random"):
+        task = task_of(tiny_pipe, attack_init=init)
+        task.losses(StepDraws.at(0, 0, batch=1))
+        before = task.pair.target_delta
+        task.losses(StepDraws.at(0, 1, batch=1))
+        after = task.pair.target_delta
+        assert before is not None
+        assert after is not None
+        moved = float((after - before).abs().max())
+        assert (moved <= 1.001e-3) == (init == "latest")
+
+
+def test_a_ball_holds_the_tokens_near_their_start(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(
+        tiny_pipe, attack_init="random", attack_steps=6, attack_learning_rate=0.1, attack_ball=0.15
+    )
+    draws = StepDraws.at(0, 0, batch=1)
+    torch.randint(1, (), generator=draws.shared)
+    start = task.pair.target.start(0, draws.shared)
+    task.losses(StepDraws.at(0, 0, batch=1))
+    assert task.pair.target_delta is not None
+    assert 0 < float((task.pair.target_delta - start).abs().max()) <= 0.15001
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"retain_mode": "none"}, lambda e, r: e),
+        ({"retain_mode": "penalty", "retain_weight": 0.3}, lambda e, r: e + 0.3 * r),
+        (
+            {"omega_rule": "fixed", "omega": 0.5},
+            lambda e, r: e - 0.5 * (e * r).sum() / (r * r).sum() * r if (e * r).sum() < 0 else e,
+        ),
+    ],
+)
+def test_gradients_are_changed_as_asked(
+    tiny_pipe: StableDiffusionPipeline, values: dict[str, object], expected: object
+) -> None:
+    task = task_of(tiny_pipe, **values)
+    task.losses(StepDraws.at(0, 0, batch=1))[TOTAL].backward()
+    gradients = {name: p.grad.clone() for name, p in task.parameters().items() if p.grad is not None}
+    stepped = []
+    task.around_step(lambda: stepped.append(True))
+    assert stepped == [True]
+    for name, erase in gradients.items():
+        parameter = task.student.parameters[name]
+        pull = parameter.detach() - task.student.teacher[name]
+        wanted = expected(erase, pull)  # type: ignore[operator]
+        torch.testing.assert_close(parameter.grad, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_the_optimizers_step_may_be_rectified_instead(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(tiny_pipe, rectify="after", omega_rule="fixed", omega=1.0)
+    task.losses(StepDraws.at(0, 0, batch=1))[TOTAL].backward()
+    before = {name: p.detach().clone() for name, p in task.parameters().items()}
+    optimizer = torch.optim.Adam(task.parameters().values(), lr=1e-3)
+    told = task.around_step(optimizer.step)
+    assert told["conflicts"] > 0
+    for name, parameter in task.parameters().items():
+        pull = before[name] - task.student.teacher[name]
+        step = before[name] - parameter.detach()
+        assert float((step * pull).sum()) >= -1e-4 * float(step.norm() * pull.norm())
+
+
+@pytest.mark.parametrize(
+    ("method", "component", "source"),
+    [("full", "unet", "student"), ("xattn", "unet", "pool"), ("text_encoder_full", "text_encoder", "pool")],
+)
+def test_nothing_but_the_group_changes(
+    tiny_pipe: StableDiffusionPipeline, method: str, component: str, source: str
+) -> None:
+    before = {
+        part: {name: weight.clone() for name, weight in component_tensors(getattr(tiny_pipe, part)).items()}
+        for part in ("unet", "text_encoder")
+    }
+    hooks = [len(module._forward_hooks) for module in tiny_pipe.text_encoder.modules()]
+    artifact = train_aegis(tiny_pipe, config(train_method=method, latents_from=source), base=BASE)
+    (edit,) = artifact.edits.values()
+    assert list(artifact.edits) == [component]
+    assert isinstance(edit, DeltaEdit)
+    if method == "xattn":
+        assert all(".attn2." in name for name in edit.targets)
+    assert not any("embedding" in name for name in edit.targets if component == "text_encoder")
+    for part, weights in before.items():
+        now = component_tensors(getattr(tiny_pipe, part))
+        assert all(torch.equal(now[name], weight) for name, weight in weights.items())
+    assert hooks == [len(module._forward_hooks) for module in tiny_pipe.text_encoder.modules()]
+    assert all(parameter.requires_grad for parameter in tiny_pipe.unet.parameters())
+
+
+def test_latents_of_a_target_that_changes_cannot_be_kept() -> None:
+    with pytest.raises(ConfigError, match="latents_for aet with latents_from pool cannot be done"):
+        config(latents_from="pool", latents_for="aet")
+    with pytest.raises(ConfigError, match="no erasure target"):
+        config(erasure_target="concept", latents_for="aet")
+    assert config(latents_from="pool").sampled_for == "concept"
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"latents_from": "trajectory"}, {"memory": "full"}, {"attack_every": 2}]
+)
+def test_a_stopped_run_gives_the_artifact_of_an_uninterrupted_one(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, values: dict[str, object]
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.phase == "train" and progress.done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    steps = {"max_train_steps": 6, "learning_rate": 1e-2, **values}
+    seen: list[Progress] = []
+    whole = train_aegis(tiny_pipe, config(**steps), base=BASE, progress=seen.append).edits["unet"]
+    assert {"omega", "cosine", "conflicts", "distance", "aet", "attack"} <= {
+        name for event in seen for name in event.values
+    }
+    place = {**steps, "output_dir": str(tmp_path / "artifact")}
+    with pytest.raises(TrainingStopped):
+        train_aegis(tiny_pipe, config(**place), base=BASE, progress=stop)
+    again = train_aegis(tiny_pipe, config(**place, resume_from_checkpoint="latest"), base=BASE).edits["unet"]
+    assert isinstance(whole, DeltaEdit)
+    assert isinstance(again, DeltaEdit)
+    assert list(whole.deltas) == list(again.deltas)
+    assert all(torch.equal(whole.deltas[name], again.deltas[name]) for name in whole.deltas)
+
+
+def test_kept_latents_cost_a_tenth_of_sampled_ones(tiny_pipe: StableDiffusionPipeline) -> None:
+    sampled = task_of(tiny_pipe, num_inference_steps=50)
+    for step in range(6):
+        sampled.losses(StepDraws.at(0, step, batch=1))
+    kept = task_of(tiny_pipe, num_inference_steps=50, latents_from="pool", pool_trajectories=1)
+    pool = kept.evaluations
+    kept.losses(StepDraws.at(0, 0, batch=1))
+    assert pool == 50 * 2
+    assert kept.evaluations - pool == 5
+    assert sampled.evaluations / 6 > 50
