@@ -2,13 +2,15 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any, cast
 
 import safetensors.torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from diffusers_erasure.errors import ConfigError
@@ -43,12 +45,15 @@ class Artifact:
         edits: Edit per component.
         canary: `<component>.<input>`, `<component>.base` and `<component>.erased`.
         origin: Where it was read from, for messages.
+        documents: Files that its method hands along, by name; saving writes them beside the artifact. They
+            are attachments: loading an artifact does not read them, its digest does not depend on them.
     """
 
     manifest: Manifest
     edits: Mapping[str, Edit]
     canary: Mapping[str, Tensor]
     origin: str = "this artifact"
+    documents: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @property
     def digest(self) -> str:
@@ -73,6 +78,25 @@ class Artifact:
             name.removeprefix(start): value for name, value in self.canary.items() if name.startswith(start)
         }
         return {name: value for name, value in named.items() if name not in ("base", "erased")}
+
+    def with_documents(self, documents: Mapping[str, bytes]) -> "Artifact":
+        """The same erasure with files to be saved beside it, which its manifest notes as attachments.
+
+        Raises:
+            ConfigError: A name is not that of a plain file, or belongs to the artifact itself.
+        """
+        noted = {name: sha256(content).hexdigest() for name, content in documents.items()}
+        attachments = {**self.manifest.attachments, **noted}
+        content = {**self.manifest.model_dump(), "attachments": attachments}
+        try:
+            manifest = Manifest.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(
+                f"the documents {', '.join(map(repr, documents))} cannot be put beside an artifact "
+                f"({error.errors()[0]['msg']}); expected plain names of files that are not part of it; "
+                f"choose other names"
+            ) from error
+        return replace(self, manifest=manifest, documents={**self.documents, **documents})
 
     def file_bytes(self) -> dict[str, bytes]:
         """The content of every safetensors file of the artifact, by name."""

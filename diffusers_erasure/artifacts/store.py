@@ -122,7 +122,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 def _write_folder(artifact: Artifact, draft: Path) -> None:
     draft.mkdir()
-    for name, content in artifact.file_bytes().items():
+    for name, content in {**artifact.documents, **artifact.file_bytes()}.items():
         _write_file(draft / name, content)
     _write_file(draft / MANIFEST_NAME, render_manifest(artifact.manifest))
     _sync_folder(draft)

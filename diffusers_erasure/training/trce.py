@@ -59,11 +59,11 @@ from diffusers_erasure.diffusion import DiffusionComponents, TextProjection, tex
 from diffusers_erasure.prompts import PromptPair, World, erasure_pairs, world_of
 
 from .artifact_run import train_to_artifact
-from .closed_form import RightFactor
 from .config import Progress, ProgressCallback, silent
 from .registry import erasure_method
+from .stored_statistics import STATISTICS_NAME, pack_statistics
 from .student import Student
-from .text_edit import cross_attention_edit, right_factor_edit
+from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
 from .trce_mapping import map_prompts, trce_pairs
 from .trce_settings import TRCEConfig
 from .trce_task import SteeringTask
@@ -126,14 +126,14 @@ class _Run:
             return self._steered(
                 cross_attention_edit(found.factor, self.projections, self.config.artifact_dtype)
             )
-        return self._mapped(found.factor)
+        return self._mapped(found)
 
-    def _mapped(self, factor: RightFactor) -> Artifact:
-        """Stage 1 alone."""
+    def _mapped(self, found: TextEdit) -> Artifact:
+        """Stage 1 alone, with the statistics that others can be composed with."""
         config, progress = self.config, self.progress
         progress(Progress("artifact", 0, 1))
         make = right_factor_edit if config.edit_form == "right_factor" else cross_attention_edit
-        edit: Edit = make(factor, self.projections, config.artifact_dtype)
+        edit: Edit = make(found.factor, self.projections, config.artifact_dtype)
         artifact = build_artifact(
             self.pipe,
             {"unet": edit},
@@ -146,6 +146,9 @@ class _Run:
             steps=0,
             canary_prompts=choose_prompts([pair.source for pair in self.pairs]),
         )
+        if config.save_statistics:
+            document = pack_statistics(found.mapping, self.components)
+            artifact = artifact.with_documents({STATISTICS_NAME: document})
         progress(Progress("artifact", 1, 1))
         return artifact
 

@@ -113,6 +113,12 @@ class TRCEConfig(GradientTrainingConfig):
     edit_form: EditForm = setting(
         "right_factor", "stage 1 alone: store one matrix for all layers, or a patch of each layer"
     )
+    save_statistics: bool = setting(
+        True,
+        "stage 1 alone: put what compose needs beside the artifact, two matrices of width x width in "
+        "float64, 9.4 MB at SD 1.x's width",
+        recorded=False,
+    )
     encoder_batch_size: int = setting(64, "prompts that are encoded at once", recorded=False, ge=1)
 
     train_method: str = setting(

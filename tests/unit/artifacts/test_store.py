@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import torch
 
 from diffusers_erasure.artifacts import store
 from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.documents import read_document
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.artifacts.store import attach_file, save_artifact
@@ -197,3 +199,31 @@ def test_documents_are_attached_without_changing_the_digest(folder: Path) -> Non
             attach_file(folder, name, b"")
     with pytest.raises(ArtifactNotFoundError, match="holds no erasure_config"):
         attach_file(folder.parent, "README.md", b"")
+
+
+def test_documents_that_a_method_hands_along_are_saved_as_attachments(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    """Written and noted, but no part of the erasure: neither digest nor loading depends on them."""
+    content = b"numbers"
+    told = artifact.with_documents({"numbers.bin": content})
+    assert told.digest == artifact.digest
+    for name in ("../up", "unet.safetensors", MANIFEST_NAME):
+        with pytest.raises(ConfigError, match="cannot be put beside an artifact"):
+            artifact.with_documents({name: content})
+    folder = save_artifact(told, tmp_path / "told")
+    assert (folder / "numbers.bin").read_bytes() == content
+    loaded = load_artifact(folder)
+    assert loaded.manifest.attachments == {"numbers.bin": hashlib.sha256(content).hexdigest()}
+    assert loaded.digest == told.digest
+    assert loaded.documents == {}
+    assert read_document(folder, "numbers.bin", manifest=loaded.manifest, max_bytes=10) == content
+    with pytest.raises(ArtifactNotFoundError, match=r"names no document other\.bin"):
+        read_document(folder, "other.bin", manifest=loaded.manifest, max_bytes=10)
+    (folder / "numbers.bin").write_bytes(b"nUmbers")
+    with pytest.raises(ArtifactIntegrityError, match=r"numbers\.bin is corrupted or was exchanged"):
+        read_document(folder, "numbers.bin", manifest=loaded.manifest, max_bytes=10)
+    (folder / "numbers.bin").unlink()
+    assert load_artifact(folder).digest == told.digest
+    plain = save_artifact(artifact, tmp_path / "plain")
+    assert {path.name for path in plain.iterdir()} == {*artifact.manifest.files, MANIFEST_NAME}
