@@ -9,6 +9,7 @@ token_positions   which text states of a prompt are mapped
 text_states       prompts to statistics, streamed (stored_prior: a file of what stays)
 text_edit         from pairs of prompts to one edit of everything that reads text
 uce               unified concept editing
+compose           several erasures as one, from their statistics (compose_parts, stored_statistics)
 
 Training by gradients:
 settings          the loop's flags, and presets

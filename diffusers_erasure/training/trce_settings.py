@@ -41,12 +41,12 @@ class TRCEConfig(GradientTrainingConfig):
                 "for the 64-pixel model of this package",
                 {
                     **_TRAINING,
-                    "learning_rate": 1e-4,
+                    "learning_rate": 3e-4,
                     "num_templates": None,
+                    "steering_guidance": 4.0,
                     "num_inference_steps": 20,
                     "early_steps": 10,
                     "trajectories_per_prompt": 2,
-                    "guidance_scale": 3.0,
                 },
             ),
             "reference": Preset(
