@@ -32,6 +32,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -113,7 +114,8 @@ def tokenizer() -> CLIPTokenizer:
             words.append(parts[0] + parts[1])
     entries = {word: index for index, word in enumerate(dict.fromkeys(words))}
     entries |= {"<|startoftext|>": VOCABULARY - 2, "<|endoftext|>": VOCABULARY - 1}
-    return CLIPTokenizer(vocab=entries, merges=list(merges), model_max_length=TOKENS)
+    ordered: Any = list(merges)
+    return CLIPTokenizer(vocab=entries, merges=ordered, model_max_length=TOKENS)
 
 
 def _parts(word: str, merges: Mapping[tuple[str, str], int]) -> list[str]:
@@ -145,7 +147,7 @@ def text_encoder(width: int = WIDTH, layers: int = 12) -> CLIPTextModel:
         bos_token_id=VOCABULARY - 2,
         eos_token_id=VOCABULARY - 1,
     )
-    model = CLIPTextModel(config).eval()
+    model: CLIPTextModel = nn.Module.eval(CLIPTextModel(config))
     for name, weight in model.named_parameters():
         if "final_layer_norm" in name:
             nn.init.normal_(weight, mean=float("weight" in name), std=0.2)
@@ -370,20 +372,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{difference(edited, expected):.1e} from the closed form as applied")
         apart = copies(layers, len(sentences))
         apart.show("their copies")
-        wall, with_copies = _ratios(slow.total, watch), _ratios(_sum(slow.total, apart.total), watch)
+        wall, with_copies = _ratios(watch, slow), _ratios(watch, slow, apart)
         say(f"with the copies {with_copies[0]:.0f} times as long on the wall, {with_copies[1]:.0f} by CPU")
         found = f"without them {wall[0]:.0f} times as long on the wall, {wall[1]:.0f} by CPU"
         held.append(_held(found, wall[0] >= TIMES, f"at least {TIMES:g} on the wall"))
     return int(not all(held))
 
 
-def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return one[0] + other[0], one[1] + other[1]
-
-
-def _ratios(slow: tuple[float, float], watch: Stopwatch) -> tuple[float, float]:
+def _ratios(watch: Stopwatch, *slow: Stopwatch) -> list[float]:
     """Of wall seconds and of CPU seconds."""
-    return slow[0] / watch.total[0], slow[1] / watch.total[1]
+    return [sum(one.total[of] for one in slow) / watch.total[of] for of in (0, 1)]
 
 
 def _held(found: str, good: bool, bound: str) -> bool:
