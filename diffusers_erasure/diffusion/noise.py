@@ -14,6 +14,7 @@ the unconditional prompt and `e_c` for the prompt; both halves go through the UN
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Self, cast
@@ -227,6 +228,11 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return conditional
     return unconditional + scale * (conditional - unconditional)
+
+
+def evaluations_of(predictors: Iterable[NoisePredictor]) -> int:
+    """UNet evaluations of several predictors; those that share a counter are counted once."""
+    return sum(counter.forward for counter in {one.counter for one in predictors})
 
 
 def takes_gradients(unet: UNet2DConditionModel) -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import BankDraw, DiffusionComponents, NoisePredictor, TextPath, evaluating
 from diffusers_erasure.diffusion.bank_settings import BankSettings
+from diffusers_erasure.diffusion.noise import evaluations_of
 from diffusers_erasure.prompts import World
 
 from .adversary import Adversary, AskedPrompt
 from .advunlearn_settings import AdvUnlearnConfig
+from .agreement import fingerprints
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
 from .latents import BANK_MODES, BankReport, LatentsFrom, TeacherLatents, told_of, unconditional_of
@@ -208,13 +209,12 @@ class AdvUnlearnTask:
             sources.append(self.retention.bank.source)
         samplers = [one.sampler for one in sources if one.sampler is not None]
         predictors = [self.pupil, self.teacher, *(one.predictor for one in sources), *samplers]
-        return sum(counter.forward for counter in {one.counter for one in predictors})
+        return evaluations_of(predictors)
 
     def identity(self) -> Mapping[str, Any]:
         """Fingerprints of everything that the run reads."""
         return {
-            "text_encoder": fingerprint(self.components.text_encoder),
-            "unet": fingerprint(self.components.unet),
+            **fingerprints(self.components),
             "prompts": list(self.prompts),
             "scopes": list(self.scopes),
             "retained": [] if self.retention is None else list(self.retention.prompts),

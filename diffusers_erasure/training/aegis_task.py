@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import (
     DiffusionComponents,
     NoisePredictor,
@@ -18,8 +17,10 @@ from diffusers_erasure.diffusion import (
     partial_sample,
 )
 from diffusers_erasure.diffusion.bank_settings import BankSettings
+from diffusers_erasure.diffusion.noise import evaluations_of
 
 from .aegis_settings import AEGISConfig
+from .agreement import fingerprints
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
 from .latents import BANK_MODES, BankReport, TeacherLatents, told_of, unconditional_of
@@ -230,13 +231,12 @@ class AEGISTask:
         predictors = [self.teacher, self.pupil]
         if self.kept is not None:
             predictors.append(self.kept.bank.source.predictor)
-        return sum(counter.forward for counter in {one.counter for one in predictors})
+        return evaluations_of(predictors)
 
     def identity(self) -> Mapping[str, Any]:
         """Fingerprints of everything that the run reads."""
         return {
-            "text_encoder": fingerprint(self.components.text_encoder),
-            "unet": fingerprint(self.components.unet),
+            **fingerprints(self.components),
             "prompts": list(self.prompts),
             "scopes": list(self.scopes),
         }

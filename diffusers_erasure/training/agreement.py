@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.diffusion import DiffusionComponents
+
 from .schedules import ENDLESS
 from .settings import TrainingSettings
 
@@ -32,3 +35,9 @@ def agreed_facts(
     if settings.lr_scheduler not in ENDLESS:
         facts["max_train_steps"] = settings.max_train_steps
     return {**facts, **{f"base {name}": value for name, value in identity.items()}}
+
+
+def fingerprints(components: DiffusionComponents) -> dict[str, str]:
+    """Fingerprints of the base model's networks that a run reads, by component."""
+    parts = {"text_encoder": components.text_encoder, "unet": components.unet}
+    return {name: fingerprint(part) for name, part in parts.items()}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, TextPath, evaluating
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress
 from diffusers_erasure.diffusion.bank_settings import BankSettings
 
+from .agreement import fingerprints
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
 from .esd_settings import ESDConfig
@@ -120,8 +120,7 @@ class ESDTask:
     def identity(self) -> Mapping[str, Any]:
         """Fingerprints of everything that the run reads."""
         return {
-            "text_encoder": fingerprint(self.components.text_encoder),
-            "unet": fingerprint(self.components.unet),
+            **fingerprints(self.components),
             "prompts": list(self.prompts),
             "scopes": list(self.scopes),
         }

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import (
     BankDraw,
     DiffusionComponents,
@@ -18,8 +17,10 @@ from diffusers_erasure.diffusion import (
     evaluating,
 )
 from diffusers_erasure.diffusion.bank_settings import BankSettings
+from diffusers_erasure.diffusion.noise import evaluations_of
 from diffusers_erasure.prompts import PromptPair
 
+from .agreement import fingerprints
 from .draws import StepDraws
 from .latents import BANK_MODES, BankReport, TeacherLatents, joined, told_of, unconditional_of
 from .losses import noise_loss, steering_hinge, steering_margin, steering_target, weighted_losses
@@ -182,13 +183,12 @@ class SteeringTask:
         """UNet evaluations so far, one for each sample of a batch: latents, targets, training."""
         banks = [self.latents.bank.source, self.stay.bank.source]
         predictors = [self.pupil, self.teacher, *(bank.predictor for bank in banks)]
-        return sum(counter.forward for counter in {one.counter for one in predictors})
+        return evaluations_of(predictors)
 
     def identity(self) -> Mapping[str, Any]:
         """Fingerprints of everything that the run reads; stage 1 follows from it and the settings."""
         return {
-            "text_encoder": fingerprint(self.components.text_encoder),
-            "unet": fingerprint(self.components.unet),
+            **fingerprints(self.components),
             "prompts": list(self.prompts),
             "safe prompts": list(self.safe_prompts),
         }
