@@ -42,6 +42,7 @@ class TRCEConfig(GradientTrainingConfig):
                 {
                     **_TRAINING,
                     "learning_rate": 3e-4,
+                    "preserve_scale": 0.1,
                     "num_templates": None,
                     "steering_guidance": 4.0,
                     "num_inference_steps": 20,
