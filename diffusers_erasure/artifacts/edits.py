@@ -11,14 +11,10 @@ all keys and values of the cross-attention read the same text states, so one mat
 for all layers.
 
 Several edits add up: W' = W + sum of the single changes, each taken at the base. Everything is computed in
-float64 and rounded once. The product W X is evaluated on whole numbers so small that every partial sum is
-exact in float64 (the idea of Ozaki et al., 2012, with one slice), so its bits do not depend on threads,
-machine or library, and fingerprints of erased weights hold everywhere. The price: entries of W and X count to
-2**-21 of the largest in their row or column, which moves W' by less than 1e-6 of its largest entry at width
-768.
+float64 and rounded once. W X has the same bits on every machine (`exact`), so fingerprints of erased weights
+hold everywhere. Two thin matrices are multiplied one after the other, which costs less than X itself.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +24,8 @@ import torch
 from torch import Tensor
 
 from diffusers_erasure.errors import ArtifactMismatchError, ConfigError
+
+from .exact import Slices, exact_product, product, sliced
 
 EditForm: TypeAlias = Literal["delta", "right_factor", "whole"]
 
@@ -110,9 +108,17 @@ class RightFactorEdit:
         assert self.factor is not None
         return self.factor.to(torch.float64)
 
+    @cached_property
+    def _slices(self) -> tuple[Slices, ...]:
+        """What a weight is multiplied by, one after the other, cut once for all layers."""
+        return tuple(sliced(tensor, dim=0) for tensor in self.tensors.values())
+
     def change(self, name: str, weight: Tensor) -> Tensor:  # noqa: ARG002 (one for all)
         """W X for one weight `(out, d)`, float64; `name` is one of the targets."""
-        return exact_product(weight, self.matrix.to(weight.device))
+        found = weight
+        for slices in self._slices:
+            found = product(sliced(found, dim=1), slices.to(weight.device))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,27 +151,6 @@ class WholeEdit:
 
 
 Edit: TypeAlias = DeltaEdit | RightFactorEdit | WholeEdit
-
-
-def exact_product(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right` in float64 with the same bits everywhere; see the module's text.
-
-    Args:
-        left: `(rows, d)`, any floating dtype.
-        right: `(d, columns)`.
-    """
-    bits = (53 - math.ceil(math.log2(max(left.shape[1], 2)))) // 2
-    rows, row_unit = _integers(left, bits, dim=1)
-    columns, column_unit = _integers(right, bits, dim=0)
-    return (rows @ columns) * row_unit * column_unit
-
-
-def _integers(matrix: Tensor, bits: int, *, dim: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers up to 2**bits, and the power of two (one per row or column) that scales them back."""
-    values = matrix.detach().to(torch.float64)
-    exponent = torch.frexp(values.abs().amax(dim, keepdim=True)).exponent
-    unit = torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent - bits)
-    return (values / unit).round(), unit
 
 
 def apply_edit(weight: Tensor, terms: Sequence[tuple[Edit, float]], *, name: str) -> Tensor:

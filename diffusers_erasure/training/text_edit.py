@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 
-from diffusers_erasure.artifacts.edits import DeltaEdit, RightFactorEdit, exact_product
+from diffusers_erasure.artifacts.edits import DeltaEdit, RightFactorEdit
+from diffusers_erasure.artifacts.exact import exact_product
 from diffusers_erasure.diffusion import DiffusionComponents, TextProjection
 from diffusers_erasure.errors import ConfigError
 
