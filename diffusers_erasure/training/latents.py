@@ -68,7 +68,8 @@ class TeacherLatents:
             prompts: What is sampled for.
             settings: Mode, steps, guidance, alignment.
             sampler: The model that samples, if it is another one than the components'.
-            folder: Of a pool, where its parts are kept; a pool that was begun there goes on.
+            folder: Of a pool, where one process keeps its parts; a pool that was begun there goes on. Several
+                processes would all write the same files, and keep theirs in memory.
             progress: Told how far a pool is.
 
         Raises:
@@ -81,7 +82,14 @@ class TeacherLatents:
             )
         told = progress if settings.mode == "pool" else None
         return cls(
-            TrajectoryBank.build(components, prompts, settings, folder=folder, sampler=sampler, progress=told)
+            TrajectoryBank.build(
+                components,
+                prompts,
+                settings,
+                folder=folder if _processes() == 1 else None,
+                sampler=sampler,
+                progress=told,
+            )
         )
 
     def draw(self, draws: StepDraws, prompts: Sequence[int]) -> BankDraw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,8 @@ class SteeringTask:
         )
         kept = chosen.mode == "pool" and settings.run_folder is not None
         folder = settings.run_folder / "trajectories" if kept and settings.run_folder else None
+        if folder is not None and settings.overwrite and not settings.resume_from_checkpoint:
+            shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
         return TeacherLatents.build(
             self.components,
             self.prompts,
