@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from diffusers_erasure.embedded import resolve_model
 from diffusers_erasure.errors import (
     ArtifactFormatError,
     ArtifactIntegrityError,
@@ -24,6 +25,8 @@ from .hub import FolderSource, HubSource, Source, check_subfolder, is_repo_id
 from .lookalikes import looks_like
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ComponentSpec, Manifest, TensorSpec, parse_manifest
 from .safebytes import check_table, parse_header, read_bytes, sha256_of, tensors_from
+from .signature import TrustedKey
+from .signing import check_signed
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +40,20 @@ def load_artifact(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    trusted_key: TrustedKey | None = None,
 ) -> Artifact:
     """Read an artifact from a folder or the Hub; check everything that can be checked without its base.
 
     Args:
-        source: Folder, or Hub id `owner/name`.
+        source: Folder, Hub id `owner/name`, or `embedded/NAME` for one that ships with the package.
         subfolder: Folder inside of it.
         revision: Branch, tag or commit; resolved to one commit for all files.
         token: Hub token; None takes the one you are logged in with.
         cache_dir: Where downloads are kept.
         local_files_only: Whether only the cache may be used.
         force_download: Whether cached files are fetched anew.
+        trusted_key: Public key (PEM file or text), or a `Trust` that also says which artifact is expected;
+            what this key did not sign is refused.
 
     Raises:
         ArtifactError: One of its subclasses, naming file, expected, found and repair.
@@ -61,7 +67,7 @@ def load_artifact(
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    manifest = _read_manifest(place)
+    manifest = _read_manifest(place, trusted_key)
     edits: dict[str, Edit] = {}
     for component, spec in manifest.components.items():
         tensors = _read_listed(place, spec.file, manifest, spec.tensors)
@@ -69,8 +75,7 @@ def load_artifact(
         edits[component] = _edit(spec, tensors)
     canary = _read_listed(place, manifest.canary.file, manifest, manifest.canary.tensors)
     _check_canary(manifest, canary, origin=place.describe(manifest.canary.file))
-    where = place.repo if isinstance(place, HubSource) else str(place.folder)
-    return Artifact(manifest=manifest, edits=edits, canary=canary, origin=f"the artifact {where}")
+    return Artifact(manifest=manifest, edits=edits, canary=canary, origin=f"the artifact {place.label}")
 
 
 def resolve_source(
@@ -85,7 +90,7 @@ def resolve_source(
 ) -> Source:
     """Whether a source is a folder or a Hub repository; else refuse it and say what it is."""
     inside = check_subfolder(subfolder)
-    path = Path(source).expanduser()
+    path = Path(resolve_model(source) if isinstance(source, str) else source).expanduser()
     if path.is_dir():
         folder = path / inside if inside else path
         if not (folder / MANIFEST_NAME).exists():
@@ -132,13 +137,16 @@ def read_verified_safetensors(
     return found
 
 
-def _read_manifest(place: Source) -> Manifest:
+def _read_manifest(place: Source, trusted_key: TrustedKey | None) -> Manifest:
     origin = place.describe(MANIFEST_NAME)
     path = place.path(MANIFEST_NAME)
     if place.altered_in_transit(path):
         path = place.fetch_again(MANIFEST_NAME) or path
     data = read_bytes(path, origin=origin, max_bytes=MAX_MANIFEST_BYTES)
-    return parse_manifest(bytes(data), origin=place.describe(MANIFEST_NAME))
+    manifest = parse_manifest(bytes(data), origin=place.describe(MANIFEST_NAME))
+    if trusted_key is not None:
+        check_signed(place, bytes(data), manifest, trusted_key)
+    return manifest
 
 
 def _read_listed(

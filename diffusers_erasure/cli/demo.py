@@ -2,13 +2,14 @@
 
 It is the whole product in one go, and runs without a GPU, an account or a download: train by closed form,
 save the artifact, load it drop-in, draw the same prompts and seeds with and without it, and count what the
-judges see.
+judges see. For a concept of which erasures ship with the package, these stand beside it in the picture, and
+what was measured of them in a table.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ class DemoArguments:
     concept: tuple[str, ...] = ("church",)
     """What to erase: concepts, a style, or a theme of the embedded pipeline."""
     method: str = "uce"
-    """Erasure method."""
+    """Erasure method; trained now, so one that takes minutes makes the demo take minutes."""
     n: int = 16
     """Pictures per prompt set, before and after each."""
     output_dir: Path = Path("outputs")
@@ -49,9 +50,13 @@ def main(argv: Sequence[str]) -> int:
     note("2  load it back drop-in; draw the same prompts and seeds before and after")
     with progress_display() as report:
         found = _measure(arguments, artifact, report)
-    picture = _publish(arguments, found, artifact)
-    note(f"3  what the judges see, in {arguments.n} pictures per row")
-    _print_table(found)
+    _attach(found, artifact)
+    others = shipped_rivals(arguments.concept, besides=arguments.method)
+    if others:
+        note(f"3  draw them with the erasures that ship with the package too: {', '.join(others)}")
+    picture = _picture(arguments, found, others)
+    note(f"{4 if others else 3}  what the judges see, in {arguments.n} pictures per row")
+    _print_tables(found, others)
     seconds = time.monotonic() - started
     say(f"done in {seconds:.0f} s; see the picture: {picture}")
     return 0
@@ -106,20 +111,65 @@ def _measure(arguments: DemoArguments, artifact: Path, report: Report) -> Evalua
     )
 
 
-def _publish(arguments: DemoArguments, found: Evaluation, artifact: Path) -> Path:
-    """Put the report into the artifact, and the picture where it is easily found."""
-    from diffusers_erasure.evaluation.pictures import write_atomically
-    from diffusers_erasure.evaluation.runner import GRID_NAME
+def shipped_rivals(concepts: Sequence[str], *, besides: str) -> dict[str, Path]:
+    """Folders of the erasures of just these concepts that ship with the package, by method.
 
+    Args:
+        concepts: Names of the concepts.
+        besides: Method that is left out.
+    """
+    from diffusers_erasure.artifacts.door import load_artifact
+    from diffusers_erasure.embedded import embedded_erasures
+
+    manifests = {name: load_artifact(name).manifest for name in embedded_erasures()}
+    return {
+        manifest.method: embedded_erasures()[name]
+        for name, manifest in manifests.items()
+        if set(manifest.concept_names) == set(concepts) and manifest.method != besides
+    }
+
+
+def _attach(found: Evaluation, artifact: Path) -> None:
+    """Put the report into the artifact."""
     from .evaluate import attach_evaluation
 
     attach_evaluation(artifact, found.folder, found.report)
+
+
+def _picture(arguments: DemoArguments, found: Evaluation, others: Mapping[str, Path]) -> Path:
+    """Put the picture where it is easily found: every method in a row, or the evaluation's own grid."""
+    from diffusers_erasure.artifacts.door import load_artifact
+    from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
+    from diffusers_erasure.evaluation.generate import sampling_defaults
+    from diffusers_erasure.evaluation.pictures import png_bytes, write_atomically
+    from diffusers_erasure.evaluation.runner import GRID_NAME
+    from diffusers_erasure.evaluation.side_by_side import side_by_side
+    from diffusers_erasure.pipelines.base import load_base_pipeline
+
     picture = arguments.output_dir / "demo.png"
-    write_atomically(picture, (found.folder / GRID_NAME).read_bytes())
+    if not others:
+        write_atomically(picture, (found.folder / GRID_NAME).read_bytes())
+        return picture
+    with progress_display() as report:
+        grid = side_by_side(
+            found.measured,
+            arguments.method,
+            {name: load_artifact(folder) for name, folder in others.items()},
+            load_base_pipeline(EMBEDDED_MODEL_ID),
+            sampling=sampling_defaults(EMBEDDED_MODEL_ID),
+            title=f"{', '.join(arguments.concept)}, erased by {1 + len(others)} methods",
+            progress=lambda name, done, total: report(f"   {name}", done, total),
+        )
+    write_atomically(picture, png_bytes(grid))
     return picture
 
 
-def _print_table(found: Evaluation) -> None:
-    from diffusers_erasure.evaluation.tables import report_table
+def _print_tables(found: Evaluation, others: Mapping[str, Path]) -> None:
+    from diffusers_erasure.evaluation.report import read_report
+    from diffusers_erasure.evaluation.runner import REPORT_NAME
+    from diffusers_erasure.evaluation.tables import methods_table, report_table
 
     out().print(report_table(found.report))
+    if others:
+        reports = {name: read_report(folder / REPORT_NAME) for name, folder in others.items()}
+        out().print(methods_table(reports))

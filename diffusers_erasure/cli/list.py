@@ -1,4 +1,4 @@
-"""List the artifacts in a folder and below it.
+"""List the artifacts in a folder and below it; `list embedded` shows those that ship with the package.
 
 The methods that can train one are listed by `diffusers-erasure train --help`.
 """
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, erasures_folder
 from diffusers_erasure.errors import ArtifactError, ArtifactNotFoundError
 
 from .inspect import size
@@ -25,20 +26,23 @@ class ListConfig:
     """Where to look."""
 
     folder: tyro.conf.Positional[Path] = Path()
-    """folder to look in, and below"""
+    """folder to look in, and below; `embedded`: what ships with the package"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure list`."""
     config = tyro.cli(ListConfig, args=list(argv), prog="diffusers-erasure list", description=__doc__)
-    if not config.folder.is_dir():
+    shipped = str(config.folder) == EMBEDDED_MODEL_ID
+    folder = erasures_folder() if shipped else config.folder
+    if not folder.is_dir():
         raise ArtifactNotFoundError(
-            f"there is no folder {config.folder}; expected one that holds artifacts; give its path"
+            f"there is no folder {folder}; expected one that holds artifacts; give its path"
         )
     console = Console()
     table = Table("folder", "method", "concepts", "components", "size", "evaluated", "digest")
-    for path in sorted(find_manifests(config.folder)):
-        table.add_row(*map(escape, _row(path, config.folder)))
+    for path in sorted(find_manifests(folder)):
+        name = str(path.parent.relative_to(folder))
+        table.add_row(*map(escape, _row(f"{EMBEDDED_MODEL_ID}/{name}" if shipped else name, path)))
     if table.row_count:
         console.print(table)
     else:
@@ -58,8 +62,7 @@ def find_manifests(folder: Path, depth: int = 0) -> Iterator[Path]:
                 yield from find_manifests(below, depth + 1)
 
 
-def _row(path: Path, root: Path) -> tuple[str, ...]:
-    where = str(path.parent.relative_to(root))
+def _row(where: str, path: Path) -> tuple[str, ...]:
     try:
         manifest = _read(path)
     except ArtifactError as error:

@@ -3,10 +3,14 @@
 It draws 66 things in 7 styles at 64 x 64 pixels, and is the default model of every command, so that erasing,
 attacking and measuring run offline on a CPU within minutes. `recipe` is how it was made; nothing here imports
 it.
+
+With it come erasures that were trained on it, one for each method, called `embedded/NAME` wherever an
+artifact is named: what each method does can be seen, attacked and measured without training.
 """
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +32,24 @@ def embedded_folder() -> Path:
     return Path(__file__).parent / "model"
 
 
+def embedded_erasures() -> dict[str, Path]:
+    """Folders of the erasures that ship with the embedded pipeline, by name (`embedded/church-uce`)."""
+    folders = sorted(path.parent for path in erasures_folder().glob("*/erasure_config.json"))
+    return {f"{EMBEDDED_MODEL_ID}/{folder.name}": folder for folder in folders}
+
+
 def resolve_model(name_or_path: str) -> str:
-    """Return the folder of the embedded pipeline for `"embedded"`, and any other name unchanged.
+    """Return the folder of what ships with the package, and any other name unchanged.
+
+    Args:
+        name_or_path: `"embedded"` is the pipeline, `"embedded/NAME"` one of `embedded_erasures`; a folder of
+            your own that is called so is `"./embedded"`.
 
     Raises:
-        ArtifactNotFoundError: The weights are missing from the installation.
+        ArtifactNotFoundError: There is no such erasure, or the weights are missing from the installation.
     """
+    if name_or_path.startswith(f"{EMBEDDED_MODEL_ID}/"):
+        return str(_embedded_erasure(name_or_path))
     if name_or_path != EMBEDDED_MODEL_ID:
         return name_or_path
     folder = embedded_folder()
@@ -43,6 +59,23 @@ def resolve_model(name_or_path: str) -> str:
             "package's `embedded/model` folder; install the package again"
         )
     return str(folder)
+
+
+def erasures_folder() -> Path:
+    """Where the erasures lie that ship with the embedded pipeline, one folder each."""
+    return Path(__file__).parent / "erasures"
+
+
+def _embedded_erasure(name: str) -> Path:
+    known = embedded_erasures()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"a folder of yours is './{name}'"
+        raise ArtifactNotFoundError(
+            f"no erasure {name!r} ships with the embedded pipeline; expected one of "
+            f"{', '.join(known) or 'none: they are missing from the installation'}; {advice}"
+        )
+    return known[name]
 
 
 def embedded_pipeline(*, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffusers_erasure.artifacts.hub import FolderSource, HubSource, check_subfolder, is_repo_id
 from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes, sha256_of, tensors_from
+from diffusers_erasure.embedded import resolve_model
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError
 
 from .torch_archive import read_torch_archive
@@ -44,9 +45,9 @@ class EncoderSource:
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> EncoderSource:
-        """The source of that name: a folder that exists, else a repository id."""
+        """The source of that name: what ships with the package, a folder that exists, else a repository id."""
         inside = check_subfolder(subfolder)
-        path = Path(name).expanduser()
+        path = Path(resolve_model(name)).expanduser()
         if path.exists():
             folder = path / inside if inside else path
             if not folder.is_dir():

@@ -1,6 +1,8 @@
-"""A report as a table for the terminal."""
+"""A report as a table for the terminal, and several reports in one."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from rich.console import Group
 from rich.table import Table
@@ -39,6 +41,30 @@ def report_table(report: EvaluationReport) -> Group:
     attacks = [] if isinstance(report.attacks, str) else attack_parts(report.attacks)
     fidelity = [] if isinstance(report.fidelity, str) else fidelity_parts(report.fidelity)
     return Group(table, *fidelity, *attacks, *_notes(report))
+
+
+def methods_table(reports: Mapping[str, EvaluationReport]) -> Table:
+    """Several erasures, a line each: pictures that show what was asked for, and the worst case under attack.
+
+    Args:
+        reports: By the name that a line gets.
+    """
+    names = list(dict.fromkeys(row.name for report in reports.values() for row in report.rows))
+    table = Table(
+        title="on record of erasures that ship with the package: pictures that show what was asked for",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in ("method", *names, "worst under attack"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method, report in reports.items():
+        rows = [report.row(name) for name in names]
+        under_attack = report.attacks if isinstance(report.attacks, str) else report.attacks.headline
+        counts = ("-" if row is None else f"{row.erased.k}/{row.erased.n}" for row in rows)
+        table.add_row(method, *counts, under_attack)
+    return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusers_erasure.artifacts.door import load_artifact
+from diffusers_erasure.cli.demo import shipped_rivals
 from diffusers_erasure.cli.main import main
 from diffusers_erasure.evaluation.report import read_report
 
@@ -20,6 +21,7 @@ def test_the_demo_ends_with_a_picture(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("diffusers_erasure.embedded.embedded_folder", lambda: tiny_pipe_folder)
+    monkeypatch.setattr("diffusers_erasure.embedded.embedded_erasures", dict)
     monkeypatch.setattr("diffusers_erasure.evaluation.generate.EMBEDDED_STEPS", 2)
     assert main(["demo", "--n", "1", "--output_dir", str(tmp_path)]) == 0
     captured = capsys.readouterr()
@@ -32,4 +34,18 @@ def test_the_demo_ends_with_a_picture(
     assert report.erasure.digest == artifact.digest
     assert report.erasure.base == "embedded"
     assert artifact.manifest.evaluation is not None
+    with Image.open(tmp_path / "demo.png") as alone, Image.open(tmp_path / "demo" / "grid.png") as grid:
+        assert alone.tobytes() == grid.tobytes()
+    monkeypatch.setattr(
+        "diffusers_erasure.cli.demo.shipped_rivals",
+        lambda concepts, besides: {"another": tmp_path / "demo" / "church-uce"},
+    )
     assert main(["demo", "--n", "1", "--output_dir", str(tmp_path)]) == 0
+    assert "another" in capsys.readouterr().out
+
+
+def test_rivals_are_of_the_same_concept_and_another_method() -> None:
+    found = shipped_rivals(["church"], besides="uce")
+    assert set(found) >= {"advunlearn", "trce", "aegis"}
+    assert "uce" not in found
+    assert shipped_rivals(["dog", "church"], besides="uce") == {}
