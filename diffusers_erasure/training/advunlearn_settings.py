@@ -14,7 +14,7 @@ from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
-from .guided_settings import GuidedErasureConfig
+from .retain_settings import RetainSetConfig
 from .settings import Preset
 from .student import StoredType
 
@@ -27,7 +27,7 @@ _OBJECT: Mapping[str, object] = MappingProxyType(
 )
 
 
-class AdvUnlearnConfig(GuidedErasureConfig):
+class AdvUnlearnConfig(RetainSetConfig):
     """Settings of AdvUnlearn."""
 
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
@@ -97,24 +97,7 @@ class AdvUnlearnConfig(GuidedErasureConfig):
     retain_weight: float = setting(
         0.3, "weight of the retain loss (without effect in mode iter)", symbol="γ", source=_PAPER, ge=0
     )
-    retain_batch_size: int = setting(5, "retain prompts beside each concept sample", source=_PAPER, ge=1)
     retain_steps: int = setting(1, "mode iter: retain steps after each erasing step", ge=1)
-    retain_set: str = setting(
-        "objects", "retain prompts: objects, classes, scenes, or a file of your own (txt, or csv: prompt)"
-    )
-    retain_exclude: tuple[str, ...] = setting((), "word that no retain prompt may say")
-    retain_rule: str = setting(
-        "", "what else leaves prompts out: a function package.module:function; empty is the built-in rule"
-    )
-    max_retain_prompts: int | None = setting(
-        243, "most retain prompts; None takes the whole set", source=_PAPER, ge=1
-    )
-    retain_empty: bool = setting(False, "retain the empty prompt too, which guidance draws with")
-    retain_trajectories: int = setting(1, "trajectories of each retain prompt in a pool", ge=1)
-    retain_pairs: int = setting(10, "latents kept of each of them", ge=1)
-    retain_bank: str = setting(
-        "", "folder for the retain set's pool, which every concept of one base model can use", recorded=False
-    )
     frozen_dtype: StoredType | None = setting(
         None, "precision of the frozen UNet, the original's and the student's; as it is loaded unless given"
     )

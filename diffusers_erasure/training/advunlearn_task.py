@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_erasure.diffusion import BankDraw, DiffusionComponents, NoisePredictor, TextPath, evaluating
-from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.diffusion.noise import evaluations_of
 from diffusers_erasure.prompts import World
 
@@ -19,7 +18,7 @@ from .advunlearn_settings import AdvUnlearnConfig
 from .agreement import fingerprints
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
-from .latents import BANK_MODES, BankReport, LatentsFrom, TeacherLatents, told_of, unconditional_of
+from .latents import BankReport, LatentsFrom, TeacherLatents, told_of, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss, weighted_losses
 from .retention import Retention
 from .student import Student, frozen_unet, stored_as
@@ -74,7 +73,7 @@ class AdvUnlearnTask:
         self.erasing = TeacherLatents.build(
             components,
             self.prompts,
-            self._bank(source, settings.pool_trajectories, unconditional=True),
+            settings.latent_bank(source, settings.pool_trajectories),
             sampler=sampler,
             progress=told_of(progress, "concept latents"),
         )
@@ -85,21 +84,6 @@ class AdvUnlearnTask:
         if self.trains_unet:
             return self.student.module
         return frozen_unet(self.components.unet, gradient_checkpointing=self.settings.gradient_checkpointing)
-
-    def _bank(
-        self, source: LatentsFrom, trajectories: int, *, unconditional: bool, pairs: int | None = None
-    ) -> BankSettings:
-        settings = self.settings
-        return BankSettings(
-            mode=BANK_MODES[source],
-            steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            alignment=settings.alignment,
-            trajectories_per_prompt=trajectories if source == "pool" else 1,
-            pairs_per_trajectory=pairs if source == "pool" else None,
-            unconditional=unconditional,
-            seed=settings.seed,
-        )
 
     def _retention(
         self,
@@ -114,7 +98,7 @@ class AdvUnlearnTask:
         return Retention.build(
             self.components,
             settings,
-            self._bank(
+            settings.latent_bank(
                 source,
                 settings.retain_trajectories,
                 unconditional=False,

@@ -69,6 +69,7 @@ def train_aegis(
         student,
         concept_prompts(config, world=world_of(base.id)),
         config,
+        world=world_of(base.id),
         progress=lambda what, done, total: progress(Progress(what, done, total)),
     )
     return train_to_artifact(pipe, task, config, method="aegis", base=base, progress=progress)

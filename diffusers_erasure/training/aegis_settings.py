@@ -13,16 +13,18 @@ from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
-from .guided_settings import GuidedErasureConfig
 from .rectification import Memory, OmegaRule, Rectification, Scope
+from .retain_settings import RetainSetConfig
 from .settings import Preset
+from .student import StoredType
 
 _PAPER = "arXiv:2602.06771"
 LatentsFor = Literal["aet", "concept"]
 Retained = Literal["projection", "penalty", "none"]
+RetainedFrom = Literal["weights", "prompts"]
 
 
-class AEGISConfig(GuidedErasureConfig):
+class AEGISConfig(RetainSetConfig):
     """Settings of AEGIS."""
 
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
@@ -77,7 +79,12 @@ class AEGISConfig(GuidedErasureConfig):
         "what the erasing step's latents are sampled for; aet unless given, concept where latents are kept",
     )
     retain_mode: Retained = setting(
-        "projection", "how the original's weights hold: by projection, by a plain penalty, or not at all"
+        "projection", "how it is held: by projection, by a plain penalty, or not at all"
+    )
+    retain_from: RetainedFrom = setting(
+        "weights",
+        "what must stay, and its gradient: the original's weights (the paper's surrogate), or a retain set "
+        "in their place (its ablation)",
     )
     retain_weight: float = setting(
         0.0, "weight of the pull to the original where there is no conflict, or of the penalty", ge=0
@@ -91,6 +98,9 @@ class AEGISConfig(GuidedErasureConfig):
     memory: Memory = setting("sign", "what is kept of the last projection: a sign for each tensor, or all")
     projection_scope: Scope = setting("tensor", "project each tensor, or all of them as one")
     projection_ema: float = setting(0.0, "share of earlier projections in the one subtracted", ge=0, lt=1)
+    frozen_dtype: StoredType | None = setting(
+        None, "precision of the original's passes; as it is loaded unless given. θ0 is held as it is loaded"
+    )
     rectify: Literal["before", "after"] = setting(
         "before", "rectify the gradient before the optimizer's step, or the step itself"
     )
@@ -109,6 +119,17 @@ class AEGISConfig(GuidedErasureConfig):
             pull=self.retain_weight,
             steps=self.max_train_steps,
         )
+
+    @property
+    def retains_prompts(self) -> bool:
+        """Whether a retain set stands for the weights."""
+        return self.retain_from == "prompts"
+
+    @property
+    def stored_types(self) -> Mapping[str, str]:
+        """The frozen UNet's precision, where a text encoder is trained."""
+        frozen = self.frozen_dtype is not None and component_of(self.train_method) == "text_encoder"
+        return {"unet": str(self.frozen_dtype)} if frozen else {}
 
     @property
     def sampled_for(self) -> LatentsFor:
@@ -131,5 +152,15 @@ class AEGISConfig(GuidedErasureConfig):
             raise ConfigError(
                 "latents_for aet with erasure_target concept cannot be done: there is no erasure target "
                 "then; expected latents_for concept; leave latents_for out"
+            )
+        if self.retains_prompts and self.retain_mode == "none":
+            raise ConfigError(
+                "retain_from prompts with retain_mode none cannot be done: a retain set would be read and "
+                "not used; expected retain_mode projection or penalty; leave one of them out"
+            )
+        if self.retains_prompts and self.mixed_precision == "fp16":
+            raise ConfigError(
+                "retain_from prompts with mixed_precision fp16 cannot be done: the retain set's gradient has "
+                "no loss scale and would be lost; expected no or bf16; change mixed_precision"
             )
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,18 +17,20 @@ from diffusers_erasure.diffusion import (
     latent_shape,
     partial_sample,
 )
-from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.diffusion.noise import evaluations_of
+from diffusers_erasure.prompts import World
 
 from .aegis_settings import AEGISConfig
+from .aegis_step import AEGISStep
 from .agreement import fingerprints
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
-from .latents import BANK_MODES, BankReport, TeacherLatents, told_of, unconditional_of
+from .latents import BANK_MODES, BankReport, LatentsFrom, TeacherLatents, told_of, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss
-from .rectification import Rectified, Rectifier
+from .retain_gradient import RetainGradient
+from .retention import Retention
 from .soft_pair import ConceptLatents, FreeTokens, SoftPair
-from .student import Student, frozen_unet
+from .student import Student, frozen_unet, stored_as
 from .task_state import joined_state, part_of
 
 
@@ -36,14 +39,16 @@ class AEGISTask:
 
     Attributes:
         pair: Erasure target and adversarial prompt.
-        rectifier: What gradients go through.
+        step: How the optimizer's step is made, with the rectifier.
         kept: Latents of the frozen original, where they are kept; None where every one is sampled.
 
     Args:
-        components: The frozen base model.
+        components: The frozen base model. With `frozen_dtype`, passes of the original go through a copy of
+            its UNet in that precision; θ0 stays as it was loaded.
         student: What is trained.
         prompts: Wordings of the concepts, drawn uniformly, each with what it is erased from.
         settings: Of AEGIS.
+        world: Whose prompts a retain set holds.
         progress: Told how far a pool of trajectories is.
     """
 
@@ -54,8 +59,12 @@ class AEGISTask:
         prompts: Sequence[ScopedPrompt],
         settings: AEGISConfig,
         *,
+        world: World = "general",
         progress: BankReport | None = None,
     ) -> None:
+        if settings.frozen_dtype is not None:
+            frozen = stored_as(components.unet, getattr(torch, settings.frozen_dtype))
+            components = replace(components, unet=frozen)
         self.components, self.student, self.settings = components, student, settings
         self.trains_unet = student.component == "unet"
         self.prompts = tuple(one.prompt for one in prompts)
@@ -74,46 +83,71 @@ class AEGISTask:
             FreeTokens.of(self.base_text, self.prompts, settings.target_tokens, settings),
             FreeTokens.of(self.text, self.prompts, settings.attack_tokens, settings),
             settings,
+            _groups([one.concept for one in prompts]),
         )
-        self.rectifier = Rectifier(settings.rectification)
         source = settings.source_of_latents(trains_unet=self.trains_unet)
         self.sampler = self.pupil if source == "student" else self.teacher
-        self.kept = None if BANK_MODES[source] == "fresh" else self._keep(BANK_MODES[source], progress)
+        self.kept = None if BANK_MODES[source] == "fresh" else self._keep(source, progress)
+        self.retained = self._retain(source, world, progress) if settings.retains_prompts else None
+        self.step = AEGISStep(student, settings, self.retained)
+        self._searched: tuple[int, Mapping[str, Tensor]] | None = None
 
     def _unet(self) -> Any:
         if self.trains_unet:
             return self.student.module
         return frozen_unet(self.components.unet, gradient_checkpointing=self.settings.gradient_checkpointing)
 
-    def _keep(self, mode: Any, progress: BankReport | None) -> TeacherLatents:
-        settings = self.settings
-        chosen = BankSettings(
-            mode=mode,
-            steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            alignment=settings.alignment,
-            trajectories_per_prompt=settings.pool_trajectories if mode == "pool" else 1,
-            seed=settings.seed,
-        )
+    def _keep(self, source: LatentsFrom, progress: BankReport | None) -> TeacherLatents:
+        chosen = self.settings.latent_bank(source, self.settings.pool_trajectories)
         told = told_of(progress, "concept latents")
         return TeacherLatents.build(self.components, self.prompts, chosen, progress=told)
+
+    def _retain(self, source: LatentsFrom, world: World, progress: BankReport | None) -> RetainGradient:
+        settings = self.settings
+        bank = settings.latent_bank(
+            source, settings.retain_trajectories, unconditional=False, pairs=settings.retain_pairs
+        )
+        retention = Retention.build(
+            self.components,
+            settings,
+            bank,
+            world=world,
+            sampler=self.pupil if source == "student" else None,
+            progress=told_of(progress, "retain latents"),
+        )
+        text = None if self.trains_unet else self.text
+        passes = settings.gradient_accumulation_steps
+        return RetainGradient(retention, self.pupil, text, self.student.parameters, passes=passes)
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """The student's trained weights."""
         return self.student.parameters
 
     def losses(self, draws: StepDraws) -> Mapping[str, Tensor]:
-        """The erasure's loss; "aet" and "attack" are the objectives of both searches, where one was due."""
-        told: dict[str, Tensor] = {}
-        if draws.step % self.settings.attack_every == 0 or self.pair.target_delta is None:
-            number = int(torch.randint(len(self.prompts), (), generator=draws.shared))
-            told = self._search(number, draws.shared)
+        """The erasure's loss, with what else is told.
+
+        "aet" and "attack" are the objectives of both searches, where one was due; "retain" is that of the
+        retain set.
+        """
+        told = dict(self._searches(draws))
+        if self.retained is not None:
+            told["retain"] = self.retained.collect(draws)
         number = self.pair.number
         target_states = self._target_states(number)
         latents, timesteps, target = self._target(draws, number, target_states)
         asked = self._asked_states(number)
         predicted = self.pupil(latents, timesteps, asked.expand(len(latents), -1, -1))
         return {TOTAL: noise_loss(predicted, target), **told}
+
+    def _searches(self, draws: StepDraws) -> Mapping[str, Tensor]:
+        """Search where it is due, once for all passes of a step."""
+        if self._searched is None or self._searched[0] != draws.step:
+            told: Mapping[str, Tensor] = {}
+            if draws.step % self.settings.attack_every == 0 or self.pair.target_delta is None:
+                number = int(torch.randint(len(self.prompts), (), generator=draws.shared))
+                told = self._search(number, draws.shared)
+            self._searched = (draws.step, told)
+        return self._searched[1]
 
     def _search(self, number: int, generator: torch.Generator) -> dict[str, Tensor]:
         def latents() -> ConceptLatents:
@@ -188,50 +222,16 @@ class AEGISTask:
         return z, t, esd_target(away, empty, self.settings.negative_guidance, scope=scope)
 
     def around_step(self, step: Callable[[], object]) -> Mapping[str, float]:
-        """Rectify the gradient, or the step itself, against the way back to the original."""
-        mode = self.settings.retain_mode
-        pull = self._pull()
-        distance = float(torch.stack([one.square().sum() for one in pull.values()]).sum().sqrt())
-        told = {"distance": distance}
-        if mode == "penalty":
-            for name, parameter in self._with_gradient().items():
-                parameter.grad = _gradient(parameter) + self.settings.retain_weight * pull[name]
-        if mode == "projection" and self.settings.rectify == "before":
-            found = self.rectifier({n: _gradient(p) for n, p in self._with_gradient().items()}, pull)
-            for name, parameter in self._with_gradient().items():
-                parameter.grad = found.gradients[name]
-            told |= _numbers(found)
-        if mode == "projection" and self.settings.rectify == "after":
-            return {**told, **self._rectify_step(step, pull)}
-        step()
-        return told
-
-    @torch.no_grad()
-    def _rectify_step(self, step: Callable[[], object], pull: Mapping[str, Tensor]) -> Mapping[str, float]:
-        trained = self._with_gradient()
-        before = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        step()
-        found = self.rectifier({name: before[name] - parameter for name, parameter in trained.items()}, pull)
-        for name, parameter in trained.items():
-            parameter.copy_(before[name] - found.gradients[name])
-        return _numbers(found)
-
-    def _with_gradient(self) -> dict[str, nn.Parameter]:
-        return {name: one for name, one in self.student.parameters.items() if one.grad is not None}
-
-    @torch.no_grad()
-    def _pull(self) -> dict[str, Tensor]:
-        """g_r = θ - θ0 in float32, by name."""
-        teacher = self.student.teacher
-        return {name: one.detach() - teacher[name].float() for name, one in self.student.parameters.items()}
+        """Rectify the gradient, or the step itself, against what must stay."""
+        return self.step.make(step)
 
     @property
     def evaluations(self) -> int:
         """UNet evaluations so far, one for each sample of a batch: latents, searches, training."""
-        predictors = [self.teacher, self.pupil]
-        if self.kept is not None:
-            predictors.append(self.kept.bank.source.predictor)
-        return evaluations_of(predictors)
+        sources = [] if self.kept is None else [self.kept.bank.source]
+        if self.retained is not None:
+            sources.append(self.retained.retention.bank.source)
+        return evaluations_of([self.teacher, self.pupil, *(one.predictor for one in sources)])
 
     def identity(self) -> Mapping[str, Any]:
         """Fingerprints of everything that the run reads."""
@@ -239,29 +239,30 @@ class AEGISTask:
             **fingerprints(self.components),
             "prompts": list(self.prompts),
             "scopes": list(self.scopes),
+            "retained": [] if self.retained is None else list(self.retained.retention.prompts),
         }
 
     def state(self) -> Mapping[str, Tensor]:
         """Both finds, ω and what it goes by, and trajectories that are not used up."""
-        parts = {"pair": self.pair.state(), "rectifier": self.rectifier.state()}
+        parts = {"pair": self.pair.state(), "rectifier": self.step.rectifier.state()}
         if self.kept is not None:
             parts["kept"] = self.kept.bank.state()
+        if self.retained is not None:
+            parts["retention"] = self.retained.retention.bank.state()
         return joined_state(parts)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         self.pair.load_state(part_of(state, "pair"))
         device = next(iter(self.student.parameters.values())).device
-        self.rectifier.load_state(part_of(state, "rectifier"), device=device)
+        self.step.rectifier.load_state(part_of(state, "rectifier"), device=device)
         if self.kept is not None:
             self.kept.bank.load_state(part_of(state, "kept"))
+        if self.retained is not None:
+            self.retained.retention.bank.load_state(part_of(state, "retention"))
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        raise RuntimeError("a gradient is asked for where there is none")
-    return parameter.grad
-
-
-def _numbers(found: Rectified) -> dict[str, float]:
-    return {"cosine": found.cosine, "omega": found.omega, "conflicts": found.conflicts}
+def _groups(concepts: Sequence[str]) -> list[int]:
+    """Of every wording, the number of its concept."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(concepts))}
+    return [numbers[name] for name in concepts]

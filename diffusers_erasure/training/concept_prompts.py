@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diffusers_erasure.concepts import Concept, ConceptSet
 from diffusers_erasure.prompts import World, erasure_pairs
@@ -17,10 +17,12 @@ class ScopedPrompt:
     Attributes:
         prompt: "a dog, ink style".
         scope: "a dog"; "" is everything, the unconditional prediction.
+        concept: Name of the concept that it is a wording of.
     """
 
     prompt: str
     scope: str = ""
+    concept: str = field(default="", compare=False)
 
 
 def concept_prompts(
@@ -36,9 +38,14 @@ def concept_prompts(
         world: Whose prompts.
         scoped: Whether prompts get a scope at all.
     """
-    concepts = ConceptSet(concepts=tuple(_without_anchor(one) for one in config.concepts))
-    pairs = erasure_pairs(concepts, world=world, synonyms=config.use_synonyms, limit=config.num_templates)
-    found = {pair.source: ScopedPrompt(pair.source, pair.target if scoped else "") for pair in pairs}
+    found: dict[str, ScopedPrompt] = {}
+    for concept in config.concepts:
+        alone = ConceptSet(concepts=(_without_anchor(concept),))
+        for pair in erasure_pairs(
+            alone, world=world, synonyms=config.use_synonyms, limit=config.num_templates
+        ):
+            scope = pair.target if scoped else ""
+            found.setdefault(pair.source, ScopedPrompt(pair.source, scope, concept.name))
     return tuple(found.values())
 
 

@@ -7,10 +7,11 @@ them.
 from __future__ import annotations
 
 from diffusers_erasure.diffusion import Alignment
+from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
-from .latents import LatentsFrom
+from .latents import BANK_MODES, LatentsFrom
 from .settings import GradientTrainingConfig
 
 
@@ -44,6 +45,29 @@ class GuidedErasureConfig(GradientTrainingConfig):
     num_templates: int | None = setting(
         0, "most wordings per word; 0 takes the bare word alone, None takes all", ge=0
     )
+
+    def latent_bank(
+        self, source: LatentsFrom, trajectories: int, *, unconditional: bool = True, pairs: int | None = None
+    ) -> BankSettings:
+        """How the latents of prompts are made and kept.
+
+        Args:
+            source: Who samples them.
+            trajectories: Of each prompt, in a pool.
+            unconditional: Whether predictions for the empty prompt are kept too.
+            pairs: Latents kept of each trajectory of a pool; None keeps all.
+        """
+        pool = source == "pool"
+        return BankSettings(
+            mode=BANK_MODES[source],
+            steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            alignment=self.alignment,
+            trajectories_per_prompt=trajectories if pool else 1,
+            pairs_per_trajectory=pairs if pool else None,
+            unconditional=unconditional,
+            seed=self.seed,
+        )
 
     def source_of_latents(self, *, trains_unet: bool) -> LatentsFrom:
         """Who samples latents.

@@ -18,9 +18,9 @@ stand for p_before (`sign`); `full` keeps p_before itself, a copy of the weights
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -62,19 +62,46 @@ class Rectification:
 
 @dataclass(frozen=True)
 class Rectified:
-    """Gradients after rectification, and what it was about.
+    """What one rectification was about.
 
     Attributes:
-        gradients: g by the weight's name.
         cosine: Mean over blocks of the cosine of g_e and g_r; 0 while g_r is 0.
         omega: Mean ω.
         conflicts: Share of the blocks with a conflict.
+        pull: |g_r| over all tensors; with weights as the surrogate, the distance to the original.
     """
 
-    gradients: Mapping[str, Tensor]
     cosine: float
     omega: float
     conflicts: float
+    pull: float
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Where gradients come from and go to, tensor by tensor, so that none is ever made for all of them.
+
+    Attributes:
+        names: Of the weights.
+        erase: g_e of a weight.
+        pull: g_r of a weight, float32, of the same shape. It is asked for at most twice in a step, and may be
+            overwritten after the second time.
+        add: Adds a correction to g_e, so that it becomes g; not called where g is g_e.
+    """
+
+    names: Sequence[str]
+    erase: Callable[[str], Tensor]
+    pull: Callable[[str], Tensor]
+    add: Callable[[str, Tensor], None]
+
+    @classmethod
+    def held(cls, erase: Mapping[str, Tensor], pull: Callable[[str], Tensor]) -> Self:
+        """Gradients by name, changed in place."""
+
+        def add(name: str, correction: Tensor) -> None:
+            erase[name].add_(correction)
+
+        return cls([*erase], erase.__getitem__, pull, add)
 
 
 @dataclass
@@ -96,38 +123,47 @@ class Rectifier:
     done: int = 0
 
     @torch.no_grad()
-    def __call__(self, erase: Mapping[str, Tensor], pull: Mapping[str, Tensor]) -> Rectified:
-        """The rectified gradient of every tensor.
-
-        Args:
-            erase: g_e by the weight's name.
-            pull: g_r = θ - θ0, float32, of the same names and shapes.
-        """
-        blocks = {name: [name] for name in erase} if self.settings.scope == "tensor" else {_ALL: [*erase]}
-        products = _inner_products(erase, pull)
-        found: dict[str, Tensor] = {}
+    def __call__(self, gradients: Gradients) -> Rectified:
+        """Rectify every tensor: all inner products, which leave the device at once, then corrections."""
+        blocks = self._blocks(gradients.names)
+        products = self.products(gradients)
         cosines, conflicts = [], []
         for block, names in blocks.items():
-            inner, along, across = (sum(products[name][kind] for name in names) for kind in range(3))
+            inner, along, across, before = (sum(products[name][kind] for name in names) for kind in range(4))
             if along == 0.0:
-                found.update({name: erase[name] for name in names})
                 continue
-            omega = self._next_omega(block, names, erase, inner)
+            omega = self._next_omega(block, inner, before)
             cosines.append(inner / max((along * across) ** 0.5, torch.finfo(torch.float64).tiny))
             conflicts.append(float(inner < 0))
             for name in names:
-                found[name] = self._rectify(name, erase[name], pull[name], inner / along, omega)
+                self._rectify(name, gradients, inner / along, omega)
             self.signs[block] = _sign(inner)
         self.done += 1
         many = max(len(blocks), 1)
         return Rectified(
-            gradients=found,
             cosine=sum(cosines) / many,
             omega=sum(self.omegas.values()) / many,
             conflicts=sum(conflicts) / many,
+            pull=sum(row[1] for row in products.values()) ** 0.5,
         )
 
-    def _next_omega(self, block: str, names: list[str], erase: Mapping[str, Tensor], inner: float) -> float:
+    def products(self, gradients: Gradients) -> dict[str, list[float]]:
+        """<g_e, g_r>, |g_r|², |g_e|² and <g_e, p_before> of each tensor; the last is 0 without p_before."""
+        rows = []
+        for name in gradients.names:
+            erase, pull, kept = gradients.erase(name), gradients.pull(name), self.projections.get(name)
+            before = torch.zeros((), dtype=torch.float64, device=erase.device)
+            if kept is not None and self.settings.memory == "full":
+                before = _inner(erase, kept)
+            rows.append(torch.stack([_inner(erase, pull), _inner(pull, pull), _inner(erase, erase), before]))
+        return dict(zip(gradients.names, torch.stack(rows).tolist() if rows else [], strict=True))
+
+    def _blocks(self, names: Sequence[str]) -> dict[str, list[str]]:
+        if self.settings.scope == "tensor":
+            return {name: [name] for name in names}
+        return {_ALL: [*names]} if names else {}
+
+    def _next_omega(self, block: str, inner: float, before: float) -> float:
         settings = self.settings
         if settings.rule == "fixed":
             omega = settings.omega
@@ -137,27 +173,31 @@ class Rectifier:
             released = settings.rule == "released"
             step = RELEASED_STEP if released else settings.step
             largest = RELEASED_MAX if released else settings.largest
-            before = self.omegas.get(block, settings.omega)
-            omega = min(max(before - step * self._agreement(block, names, erase, inner), 0.0), largest)
+            kept = settings.memory == "sign"
+            agreement = self.signs.get(block, 0.0) * _sign(inner) if kept else _sign(before)
+            omega = min(max(self.omegas.get(block, settings.omega) - step * agreement, 0.0), largest)
         self.omegas[block] = omega
         return omega
 
-    def _agreement(self, block: str, names: list[str], erase: Mapping[str, Tensor], inner: float) -> float:
-        """The sign of <g_e, p_before>; 0 where there is none yet."""
-        if self.settings.memory == "sign":
-            return self.signs.get(block, 0.0) * _sign(inner)
-        kept = [name for name in names if name in self.projections]
-        return _sign(sum(float(_inner(erase[name], self.projections[name])) for name in kept))
-
-    def _rectify(self, name: str, erase: Tensor, pull: Tensor, share: float, omega: float) -> Tensor:
+    def _rectify(self, name: str, gradients: Gradients, share: float, omega: float) -> None:
+        """Correct one tensor: -ω p in a conflict, elsewhere what the settings' pull adds."""
+        remembers = bool(self.settings.ema) or self.settings.memory == "full"
+        scale = -omega * share if share < 0 else self.settings.pull
+        if not (remembers or scale):
+            return
+        pull = gradients.pull(name)
+        if not remembers:
+            gradients.add(name, pull.mul_(scale))
+            return
+        kept = self.projections.get(name)
         projection = share * pull
-        if self.settings.ema and name in self.projections:
-            projection = self.settings.ema * self.projections[name] + (1 - self.settings.ema) * projection
-        if self.settings.ema or self.settings.memory == "full":
-            self.projections[name] = projection.clone()
-        if share < 0:
-            return erase - omega * projection
-        return erase + self.settings.pull * pull if self.settings.pull else erase
+        if self.settings.ema and kept is not None:
+            projection.mul_(1 - self.settings.ema).add_(kept, alpha=self.settings.ema)
+        self.projections[name] = projection
+        if share < 0 and omega:
+            gradients.add(name, torch.mul(projection, -omega, out=pull))
+        elif share >= 0 and scale:
+            gradients.add(name, pull.mul_(scale))
 
     def state(self) -> dict[str, Tensor]:
         """What a run needs to go on."""
@@ -185,15 +225,6 @@ class Rectifier:
         self.omegas = {name: float(value) for name, value in parts["omega"].items()}
         self.signs = {name: float(value) for name, value in parts["sign"].items()}
         self.projections = {name: value.to(device).clone() for name, value in parts["projection"].items()}
-
-
-def _inner_products(erase: Mapping[str, Tensor], pull: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """<g_e, g_r>, |g_r|² and |g_e|² of each tensor; they leave the device all at once."""
-    rows = [
-        torch.stack([_inner(one, pull[name]), _inner(pull[name], pull[name]), _inner(one, one)])
-        for name, one in erase.items()
-    ]
-    return dict(zip(erase, torch.stack(rows).tolist(), strict=True))
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import World, retain_set_prompts, select_retain_prompts
 
-from .advunlearn_settings import AdvUnlearnConfig
 from .draws import StepDraws
 from .latents import joined
+from .retain_settings import RetainSetConfig
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Retention:
     def build(
         cls,
         components: DiffusionComponents,
-        config: AdvUnlearnConfig,
+        config: RetainSetConfig,
         settings: BankSettings,
         *,
         world: World,
@@ -103,7 +103,7 @@ class Retention:
         return self.bank.draw(generator, self.batch, prompts=[self.kept[number] for number in chosen])
 
 
-def _kept_prompts(config: AdvUnlearnConfig, world: World) -> tuple[str, ...]:
+def _kept_prompts(config: RetainSetConfig, world: World) -> tuple[str, ...]:
     found = select_retain_prompts(
         config.concepts,
         world=world,
@@ -122,6 +122,6 @@ def _kept_prompts(config: AdvUnlearnConfig, world: World) -> tuple[str, ...]:
     return found
 
 
-def _whole_set(config: AdvUnlearnConfig, world: World) -> Sequence[str]:
+def _whole_set(config: RetainSetConfig, world: World) -> Sequence[str]:
     """Every prompt of the set, and the empty one: the same for every concept."""
     return ("", *(one for one in retain_set_prompts(config.retain_set, world=world) if one))

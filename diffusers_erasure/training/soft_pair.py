@@ -6,7 +6,8 @@ Both are free tokens in the concept's prompt, found by signed steps on latents o
     c* <- c* - β sign ∇   |e(z | c*) - e_0(z | c)|²                                       through the model
 
 with e_0 the original's and e the trained model's noise for z at its timestep, c the concept's prompt. One
-step in each iteration is the paper's; what was found goes on in the next one.
+step in each iteration is the paper's; what was found goes on in the next one. The wordings of one concept
+share what was found, as they share its centre; each concept has its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from diffusers_erasure.diffusion.parameters import frozen
 
 from .aegis_settings import AEGISConfig
 from .losses import noise_loss
+from .task_state import joined_state, part_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class SoftPair:
         target: Free tokens of the erasure target, through the original's encoder.
         attack: Free tokens of the adversarial prompt, through the trained model's.
         settings: Of AEGIS.
+        groups: Of every wording, the number of its concept; wordings of one concept share tokens. All
+            are of one concept unless given.
 
     Attributes:
-        target_delta: c', `(1, k, width)`; None before the first search.
-        attack_delta: c*, likewise.
+        number: Of the wording that was searched for last.
     """
 
     def __init__(
@@ -97,12 +100,27 @@ class SoftPair:
         target: FreeTokens,
         attack: FreeTokens,
         settings: AEGISConfig,
+        groups: Sequence[int] | None = None,
     ) -> None:
         self.teacher, self.pupil, self.target, self.attack = teacher, pupil, target, attack
         self.settings = settings
+        self.groups = tuple(groups) if groups is not None else (0,) * len(target.soft)
         self.number = 0
-        self.target_delta: Tensor | None = None
-        self.attack_delta: Tensor | None = None
+        self._found: dict[str, Tensor] = {}
+        self._origins: dict[str, Tensor] = {}
+
+    @property
+    def target_delta(self) -> Tensor | None:
+        """What c' is for the present wording, `(1, k, width)`; None before its concept's first search."""
+        return self._found.get(self._key("aet"))
+
+    @property
+    def attack_delta(self) -> Tensor | None:
+        """What c* is, likewise."""
+        return self._found.get(self._key("attack"))
+
+    def _key(self, name: str) -> str:
+        return f"{name}/{self.groups[self.number]}"
 
     def search(
         self,
@@ -123,25 +141,24 @@ class SoftPair:
             What both objectives were at the last step: "aet" and "attack".
         """
         self.number = number
-        starts = {
-            "aet": self._start(self.target, self.target_delta, generator),
-            "attack": self._start(self.attack, self.attack_delta, generator),
-        }
-        found, told = dict(starts), dict[str, Tensor]()
+        self._start("aet", self.target, generator)
+        self._start("attack", self.attack, generator)
+        told = dict[str, Tensor]()
         with frozen(self.teacher.unet, self.pupil.unet, self.target.text.encoder, self.attack.text.encoder):
             for _ in range(self.settings.attack_steps):
                 here = latents()
                 if self.settings.erasure_target == "aet":
-                    told["aet"] = self._step(found, "aet", starts["aet"], self._target_loss(here, plain))
+                    told["aet"] = self._step("aet", self._target_loss(here, plain))
                 if self.settings.adversarial:
-                    told["attack"] = self._step(found, "attack", starts["attack"], self._attack_loss(here))
-        self.target_delta, self.attack_delta = found["aet"], found["attack"]
+                    told["attack"] = self._step("attack", self._attack_loss(here))
         return told
 
-    def _start(self, tokens: FreeTokens, last: Tensor | None, generator: torch.Generator) -> Tensor:
-        drawn = tokens.start(self.number, generator)
-        goes_on = self.settings.attack_init == "latest" and last is not None and last.shape == drawn.shape
-        return last if goes_on and last is not None else drawn
+    def _start(self, name: str, tokens: FreeTokens, generator: torch.Generator) -> None:
+        """Go on from what was found, or begin at random tokens; these are drawn in any case."""
+        drawn, last = tokens.start(self.number, generator), self._found.get(self._key(name))
+        if self.settings.attack_init == "latest" and last is not None and last.shape == drawn.shape:
+            return
+        self._found[self._key(name)] = self._origins[self._key(name)] = drawn
 
     def _target_loss(self, here: ConceptLatents, plain: Callable[[], Tensor]) -> Callable[[Tensor], Tensor]:
         with torch.no_grad():
@@ -160,28 +177,30 @@ class SoftPair:
 
         return loss
 
-    def _step(
-        self, found: dict[str, Tensor], name: str, start: Tensor, objective: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def _step(self, name: str, objective: Callable[[Tensor], Tensor]) -> Tensor:
         """One signed step down; the objective before it."""
-        free = found[name].detach().requires_grad_(True)
+        free = self._found[self._key(name)].detach().requires_grad_(True)
         with torch.enable_grad():
             loss = objective(free)
             (gradient,) = torch.autograd.grad(loss, free)
         moved = free.detach() - self.settings.attack_learning_rate * gradient.sign()
         ball = self.settings.attack_ball
-        found[name] = moved if ball is None else start + (moved - start).clamp(-ball, ball)
+        if ball is not None:
+            origin = self._origins[self._key(name)]
+            moved = origin + (moved - origin).clamp(-ball, ball)
+        self._found[self._key(name)] = moved
         return loss.detach()
 
     def state(self) -> dict[str, Tensor]:
-        """The wording, and both finds."""
-        named = {"target": self.target_delta, "attack": self.attack_delta}
-        kept = {name: delta.cpu().clone() for name, delta in named.items() if delta is not None}
-        return {"number": torch.tensor(self.number), **kept}
+        """The wording, and for every concept both finds and where they began."""
+        kept = {"found": self._found, "origin": self._origins}
+        parts = {kind: {k: v.cpu().clone() for k, v in held.items()} for kind, held in kept.items()}
+        return {"number": torch.tensor(self.number), **joined_state(parts)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         self.number = int(state["number"])
         device = self.target.text.device
-        self.target_delta = state["target"].to(device) if "target" in state else None
-        self.attack_delta = state["attack"].to(device) if "attack" in state else None
+        for kind, held in (("found", self._found), ("origin", self._origins)):
+            held.clear()
+            held.update({k: v.to(device) for k, v in part_of(state, kind).items()})
