@@ -1,0 +1,17 @@
+"""The benchmark: every method, concept and attack side by side, and what follows from it.
+
+    variants        ways to erase, as data
+    profiles        which of them stand side by side, over which concepts, attacks and training seeds, as data
+    cells           one variant, concept and training seed: its folder and its commands
+    claiming        one process works on a cell at a time
+    running         what is missing of the cells is run
+    stored          what the finished cells say, as one file that everything below is computed from
+    figures         the same pooled over training seeds and concepts, with intervals and exact tests
+    checks          rules by which a claim holds or does not
+    claims          the papers' claims with their rules, as data
+    recommendation  which method to use, by a rule
+    page, tables    the page for people
+    plots           its pictures
+
+A cell runs the commands that a user would type, so whatever it finds can be found by hand.
+"""
