@@ -20,6 +20,7 @@ import tyro
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.store import save_artifact
+from diffusers_erasure.diffusion.noise import OF_PROCESS
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import unknown_setting
 from diffusers_erasure.training.callbacks import TRAINING_PHASE
@@ -186,6 +187,7 @@ def _summarise(
     }
     facts.update({name: f"{value:.4g}" for name, value in numbers.items()})
     facts["seconds"] = f"{seconds:.2f}"
+    facts["UNet evaluations"] = OF_PROCESS.forward
     if sys.platform != "win32":
         facts["peak memory"] = f"{_peak_megabytes():.0f} MB"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

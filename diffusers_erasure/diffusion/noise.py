@@ -71,6 +71,10 @@ class Evaluations:
         self.forward = 0
 
 
+OF_PROCESS = Evaluations()
+"""Everything that any predictor of this process was asked: what a training costs, whatever it is made of."""
+
+
 class _GradientScale:
     """Keeps gradients within float16's range while they pass through a float16 UNet.
 
@@ -171,6 +175,7 @@ class NoisePredictor:
         times = torch.as_tensor(timesteps, device=device).expand(batch)
         inputs = latents.to(device)
         self.counter.forward += batch
+        OF_PROCESS.forward += batch
         scale = _GradientScale(dtype is torch.float16 and not takes_gradients(self.unet))
         output = self.unet(
             scale.leave(inputs).to(dtype),
