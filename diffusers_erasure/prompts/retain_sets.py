@@ -228,6 +228,12 @@ def _csv(path: Path, text: str) -> tuple[str, ...]:
         )
     prompts = []
     for line, cells in table.rows:
+        if len(cells) > len(table.columns):
+            raise fault(
+                line,
+                f"has {len(cells)} cells",
+                f"{len(table.columns)} ({', '.join(table.columns)}), quoted where they hold a comma",
+            )
         prompt = dict(zip(table.columns, cells, strict=False)).get("prompt", "").strip()
         if not prompt:
             raise ConfigError(

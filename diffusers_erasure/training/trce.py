@@ -64,7 +64,7 @@ from .registry import erasure_method
 from .stored_statistics import STATISTICS_NAME, pack_statistics
 from .student import Student
 from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
-from .trce_mapping import map_prompts, trce_pairs
+from .trce_mapping import map_prompts, mapping_digest, trce_pairs
 from .trce_settings import TRCEConfig
 from .trce_task import SteeringTask
 
@@ -165,6 +165,7 @@ class _Run:
             student,
             trce_pairs(config, world=self.world, limit=config.steering_templates),
             config,
+            mapping=None if patch is None else mapping_digest(config, self.pairs, world=self.world),
             progress=lambda what, done, total: progress(Progress(what, done, total)),
         )
         return train_to_artifact(

@@ -5,12 +5,15 @@ See `trce` for the objective, `closed_form` for its solution.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import (
     PromptPair,
+    RetainSelection,
     World,
     expanded_pairs,
     retain_set_prompts,
@@ -81,11 +84,21 @@ def map_prompts(
     return found
 
 
-def retained_statistics(
-    components: DiffusionComponents, config: TRCEConfig, *, world: World, progress: ProgressCallback
-) -> PriorStatistics:
-    """C over every state of the retain set and of the empty prompt, padding included as in their code."""
-    selection = select_retain_prompts(
+def mapping_digest(config: TRCEConfig, pairs: Sequence[PromptPair], *, world: World) -> str:
+    """sha256 of the prompts that stage 1 reads, some of which come from files that may change.
+
+    Args:
+        config: Settings.
+        pairs: What is mapped to what.
+        world: Whose prompts are retained.
+    """
+    retained = _retained(config, world=world).prompts
+    text = json.dumps([[[pair.source, pair.target] for pair in pairs], list(retained)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _retained(config: TRCEConfig, *, world: World) -> RetainSelection:
+    return select_retain_prompts(
         config.concepts,
         world=world,
         source=config.retain_set,
@@ -93,6 +106,13 @@ def retained_statistics(
         with_empty=True,
         limit=config.max_retain_prompts,
     )
+
+
+def retained_statistics(
+    components: DiffusionComponents, config: TRCEConfig, *, world: World, progress: ProgressCallback
+) -> PriorStatistics:
+    """C over every state of the retain set and of the empty prompt, padding included as in their code."""
+    selection = _retained(config, world=world)
     told = _counted(progress, len(selection.prompts))
     if not config.prior_file:
         return prior_statistics(

@@ -39,6 +39,7 @@ class SteeringTask:
         student: What is trained, a copy of the mapped one.
         pairs: Malicious prompts with their safe counterparts, drawn uniformly.
         settings: Of TRCE.
+        mapping: Digest of the prompts that stage 1 read; None without stage 1.
         progress: Told how far pools of trajectories are.
     """
 
@@ -50,9 +51,11 @@ class SteeringTask:
         pairs: Sequence[PromptPair],
         settings: TRCEConfig,
         *,
+        mapping: str | None = None,
         progress: BankReport | None = None,
     ) -> None:
         self.components, self.student, self.settings = components, student, settings
+        self.mapping = mapping
         self.prompts = tuple(pair.source for pair in pairs)
         self.safe_prompts = tuple(pair.target for pair in pairs)
         self.teacher = NoisePredictor.of(components, unet=frozen_unet(components.unet))
@@ -189,9 +192,10 @@ class SteeringTask:
         return evaluations_of(predictors)
 
     def identity(self) -> Mapping[str, Any]:
-        """Fingerprints of everything that the run reads; stage 1 follows from it and the settings."""
+        """Fingerprints of everything that the run reads; what stage 1 left follows from it."""
         return {
             **fingerprints(self.components),
+            "stage 1": self.mapping,
             "prompts": list(self.prompts),
             "safe prompts": list(self.safe_prompts),
         }

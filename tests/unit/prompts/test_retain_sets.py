@@ -157,6 +157,7 @@ def test_a_file_of_the_user_is_read_and_filtered(name: str, text: str, world: Wo
         ),
         ("gap.csv", b"prompt,seed\na door,1\n ,2\n", "line 3 .* has no prompt"),
         ("short.csv", b"seed,prompt\n1,a door\n2\n", "line 3 .* has no prompt"),
+        ("comma.csv", b"seed,prompt\n1,a door, a window\n", "line 2 .* has 3 cells; expected 2"),
         ("quote.csv", b'prompt\n"a door\n', "is not csv"),
         ("latin.txt", "a caf\u00e9".encode("latin-1"), "cannot be read .* expected a file in UTF-8"),
         ("mine.json", b'["a door"]', "no retain set .*objects, classes, scenes, or a file"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.tensors import component_tensors
 from diffusers_erasure.diffusion import DiffusionComponents, TextPath, text_projections
-from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.errors import ConfigError, TrainingError
 from diffusers_erasure.prompts import PromptPair
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.draws import StepDraws
@@ -215,6 +215,17 @@ def test_a_stopped_run_gives_the_artifact_of_an_uninterrupted_one(
     assert isinstance(again, DeltaEdit)
     assert list(whole.deltas) == list(again.deltas)
     assert all(torch.equal(whole.deltas[name], again.deltas[name]) for name in whole.deltas)
+
+
+def test_a_run_does_not_go_on_with_another_first_stage(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path
+) -> None:
+    """The settings name the retain set's file; the prompts in it may have changed since."""
+    place = {"output_dir": str(tmp_path / "artifact"), "retain_set": kept_file, "checkpointing_steps": 2}
+    train_trce(tiny_pipe, config(**place), base=BASE)
+    Path(kept_file).write_text(Path(kept_file).read_text(encoding="utf-8") + "\na ship", encoding="utf-8")
+    with pytest.raises(TrainingError, match="stage 1"):
+        train_trce(tiny_pipe, config(**place, resume_from_checkpoint="latest"), base=BASE)
 
 
 def test_an_update_costs_half_of_the_references(tiny_pipe: StableDiffusionPipeline) -> None:
