@@ -11,7 +11,9 @@ Catch `ErasureError` to catch them all; each class below it answers one question
     │   ├── ArtifactIntegrityError      sha256 differs: corrupted or exchanged
     │   ├── ArtifactMismatchError       tensor names, shapes, dtypes or values differ from the manifest
     │   ├── BaseModelMismatchError      made for a base model of other shapes
-    │   └── UnverifiedArtifactError     nothing to verify it with, and not explicitly allowed
+    │   ├── UnverifiedArtifactError     nothing to verify it with, and not explicitly allowed
+    │   ├── SignatureError              unsigned, wrongly signed, or not the artifact that was expected
+    │   └── PublishError                not fit to be published, or not taken by the Hub
     ├── ErasureStateError               a pipeline is not in the state that the call needs
     │   ├── ErasureRequiredError        an erased pipeline was asked for, but no erasure was given
     │   ├── ErasureNotActiveError       the loaded weights are not (any more) the erased ones
@@ -62,6 +64,14 @@ class BaseModelMismatchError(ArtifactError):
 
 class UnverifiedArtifactError(ArtifactError):
     """There is nothing to verify the weights with, and this was not explicitly allowed."""
+
+
+class SignatureError(ArtifactError):
+    """The artifact is unsigned, wrongly signed, or validly signed but not the one that was expected."""
+
+
+class PublishError(ArtifactError):
+    """What was to be pushed is not fit to be published, or the Hub did not take it."""
 
 
 class ErasureStateError(ErasureError):

@@ -27,6 +27,7 @@ from .composition import given_back, recomposed, refuse_changed, with_erasure
 from .door import load_artifact
 from .offload import offload_suspended
 from .record import LEDGER_NAME, Applied, ErasureRecord, record_of
+from .signature import TrustedKey
 from .tensors import unwrapped
 
 ERASABLE = ("text_encoder", "text_encoder_2", "unet")
@@ -72,6 +73,7 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    trusted_key: TrustedKey | None = None,
 ) -> str:
     """Erase: read an artifact and put it on a pipeline, on top of what is there.
 
@@ -88,11 +90,18 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
         cache_dir: Where downloads are kept.
         local_files_only: Whether only the cache may be used.
         force_download: Whether cached files are fetched anew.
+        trusted_key: Public key, or `Trust`; an artifact that this key did not sign is refused. An `Artifact`
+            in memory carries no signature: give the key to `load_artifact`.
 
     Returns:
         The erasure's name, for `set_erasure_scale` and `unload_erasure`.
     """
     strength = _checked_scale(scale)
+    if trusted_key is not None and isinstance(source, Artifact):
+        raise ConfigError(
+            f"trusted_key was given with {source.origin}, which is in memory already; expected a folder or a "
+            "Hub id, whose signature can be checked; give that, or the key to load_artifact"
+        )
     artifact = (
         source
         if isinstance(source, Artifact)
@@ -104,6 +113,7 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             force_download=force_download,
+            trusted_key=trusted_key,
         )
     )
     label = _free_name(pipe, artifact, name)

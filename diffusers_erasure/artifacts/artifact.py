@@ -98,6 +98,19 @@ class Artifact:
             ) from error
         return replace(self, manifest=manifest, documents={**self.documents, **documents})
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push this artifact with a rendered card, in one commit; returns the commit's address.
+
+        Args:
+            repo_id: "organisation/name"; made if it does not exist.
+            options: See `publishing.PushOptions`: `private`, `gated`, `revision`, `tag`, `commit_message`,
+                `create_pr`, `subfolder`, `token`, ... A saved folder, with its documents and signature, is
+                pushed by `publishing.push_artifact` or `diffusers-erasure push`.
+        """
+        from .publishing import push_artifact
+
+        return push_artifact(self, repo_id, **options)
+
     def file_bytes(self) -> dict[str, bytes]:
         """The content of every safetensors file of the artifact, by name."""
         contents = {self.spec(name).file: _pack(edit.tensors) for name, edit in self.edits.items()}

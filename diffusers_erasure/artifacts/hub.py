@@ -1,9 +1,9 @@
 """Where the files of an artifact come from: a folder, or a repository on the Hub.
 
-The only module that hands arguments to `huggingface_hub`. A revision is resolved to a commit once, with the
-manifest, and every other file is fetched from that commit. A file that turns out to be corrupted is removed
-from the cache and fetched once more; the client itself checks only its length. Errors of the client become
-errors of our tree.
+The only module that reads through `huggingface_hub`; `upload` is the one that writes. A revision is resolved
+to a commit once, with the manifest, and every other file is fetched from that commit. A file that turns out
+to be corrupted is removed from the cache and fetched once more; the client itself checks only its length.
+Errors of the client become errors of our tree.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from diffusers_erasure.errors import ArtifactNotFoundError, ConfigError
+from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,23 @@ class FolderSource:
 
     folder: Path
 
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return str(self.folder)
+
+    def optional(self, name: str) -> Path | None:
+        """Where a file lies, if it is there."""
+        path = self.folder / name
+        return path if path.is_file() else None
+
     def path(self, name: str) -> Path:
         """Where a file lies."""
         return self.folder / name
+
+    def checked(self, name: str) -> Path:
+        """The same as `path`: a local folder does not say what its files should be."""
+        return self.path(name)
 
     def describe(self, name: str) -> str:
         """The file in words."""
@@ -71,12 +85,48 @@ class HubSource:
     force_download: bool = False
     commit: str | None = field(default=None, init=False)
 
+    @property
+    def label(self) -> str:
+        """How messages call it, with the commit once one is known."""
+        place = f"{self.repo}/{self.subfolder}" if self.subfolder else self.repo
+        return f"{place} at {self.commit}" if self.commit else place
+
+    def optional(self, name: str) -> Path | None:
+        """Fetch a file if the repository has it (or, without a connection, the cache)."""
+        try:
+            return self.path(name)
+        except ArtifactNotFoundError as error:
+            if isinstance(error.__cause__, EntryNotFoundError):
+                return None
+            raise
+
     def path(self, name: str) -> Path:
         """Fetch a file (or find it in the cache); the first one settles the commit."""
         path = self._download(name, force=self.force_download)
         if self.commit is None:
             self.commit = _commit_of(path)
             logger.info("%s: revision %s is commit %s", self.repo, self.revision or "main", self.commit)
+        return path
+
+    def checked(self, name: str) -> Path:
+        """Fetch a file whose bytes agree with the hash that the Hub gave it, if need be once more.
+
+        For files that no manifest names; it reads the whole file.
+
+        Raises:
+            ArtifactIntegrityError: They do not agree, and a second download is not allowed or no better.
+        """
+        path = self.path(name)
+        if not self.altered_in_transit(path):
+            return path
+        found = file_sha256(path)
+        path = self.fetch_again(name) or path
+        if self.altered_in_transit(path):
+            raise ArtifactIntegrityError(
+                f"{self.describe(name)} differs from the hash that the Hub gave it: found {found}, at last "
+                f"{file_sha256(path)}; expected {path.resolve().name}; download it again over a connection "
+                "that can be trusted"
+            )
         return path
 
     def describe(self, name: str) -> str:
@@ -100,9 +150,9 @@ class HubSource:
         blob = path.resolve()
         if blob.parent.name != "blobs" or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
             return False
-        data = blob.read_bytes()
         if len(blob.name) == 64:
-            return hashlib.sha256(data).hexdigest() != blob.name
+            return file_sha256(blob) != blob.name
+        data = blob.read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
         git.update(data)
         return git.hexdigest() != blob.name
@@ -124,6 +174,12 @@ class HubSource:
 
 
 Source = FolderSource | HubSource
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_repo_id(text: str) -> bool:

@@ -26,6 +26,7 @@ from .artifact import Artifact
 from .door import load_artifact
 from .edits import WholeEdit, check_values
 from .manifest import MANIFEST_NAME, parse_manifest, render_manifest
+from .signature import SIGNATURE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ def attach_file(
 ) -> Path:
     """Add a document (card, report, picture) to a saved artifact, and note its sha256 in the manifest.
 
-    The artifact's digest stays as it was: documents describe an erasure, they are not part of it.
+    The artifact's digest stays as it was: documents describe an erasure, they are not part of it. A signature
+    covers the manifest with its list of documents, so it is removed, with a warning; sign the folder again.
 
     Args:
         folder: A saved artifact.
@@ -83,7 +85,7 @@ def attach_file(
             "first"
         )
     manifest = parse_manifest(path.read_bytes(), origin=str(path))
-    if name in manifest.files or name == MANIFEST_NAME or not _PLAIN_NAME.fullmatch(name):
+    if name in manifest.files or name in (MANIFEST_NAME, SIGNATURE_NAME) or not _PLAIN_NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be attached to {root}; expected a plain file name that is not part of the "
             "artifact; "
@@ -93,9 +95,33 @@ def attach_file(
     summary = dict(evaluation) if evaluation is not None else manifest.evaluation
     content = {**manifest.model_dump(), "attachments": attachments, "evaluation": summary}
     noted = render_manifest(type(manifest).model_validate(content))
-    _replace_file(root / name, data)
-    _replace_file(path, noted)
+    if noted != path.read_bytes():
+        _remove_signature(root)
+    replace_file(root / name, data)
+    replace_file(path, noted)
     return root / name
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one."""
+    draft = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _write_file(draft, content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _remove_signature(folder: Path) -> None:
+    """Take away the signature of a manifest that is about to change: it would hold no more."""
+    signature = folder / SIGNATURE_NAME
+    if signature.is_file():
+        signature.unlink()
+        _sync_folder(folder)
+        logger.warning(
+            "%s was signed; its manifest changes, so the signature was removed; sign it again", folder
+        )
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
@@ -143,16 +169,6 @@ def _write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        _write_file(draft, content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,7 +31,6 @@ from diffusers_erasure.artifacts.record import record_of
 from diffusers_erasure.artifacts.tensors import component_tensors
 from diffusers_erasure.concepts import ConceptSet
 from diffusers_erasure.errors import (
-    ArtifactIntegrityError,
     ArtifactMismatchError,
     BaseModelMismatchError,
     ConfigError,
@@ -43,7 +42,7 @@ from .architecture import CONFIG_FILE, check_encoder_config, read_encoder_config
 from .entry import ENTRY_KEY
 from .loading import LoadRequest, build_encoder
 from .seal import seal_of
-from .source import EncoderSource, WeightFile, read_weight_file
+from .source import EncoderSource, read_weight_file
 
 IMPORTED = "imported"
 """Stands as the method's version: nobody knows which version of which code it was."""
@@ -137,7 +136,6 @@ def import_encoder(
     _check_same_computation(config, encoder.config, source.label)
     file = read_weight_file(source)
     sha256 = file.sha256
-    _check_download(source, file)
     foreign = build_encoder(CLIPTextModel, config, file.tensors(), where=file.origin)
     difference = encoder_difference(encoder, foreign, label=source.label)
     artifact = build_artifact(
@@ -262,14 +260,6 @@ def _check_same_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor
             f"{label} and the base's text encoder differ in the names or shapes of {len(odd)} tensors "
             f"(first: {', '.join(odd[:5])}); expected the same of both; give the base model that the encoder "
             "was trained from"
-        )
-
-
-def _check_download(source: EncoderSource, file: WeightFile) -> None:
-    if source.altered_in_transit(file.name):
-        raise ArtifactIntegrityError(
-            f"{file.origin} differs from the hash that the Hub gave it (sha256 {file.sha256}); expected the "
-            "published file; remove it from the cache and download it again"
         )
 
 

@@ -31,8 +31,9 @@ from diffusers_erasure.errors import ConfigError
 from .checkpoint import match_to_module
 from .entry import EncoderErasure
 from .loading import LoadRequest, load_encoder
+from .publishing import push_encoder
 from .registration import register_encoders
-from .saving import described_erasure, push_encoder, save_encoder
+from .saving import described_erasure, save_encoder
 from .seal import SealRecord, put_seal
 from .text_forward import forward_embeddings
 
@@ -189,14 +190,16 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
             push_encoder(Path(save_directory), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
-        """Save to a temporary folder and upload it; returns the commit's address.
+        """Save, verify and push with a rendered card, in one commit; returns the commit's address.
+
+        An encoder of which nobody stated what was erased is refused.
 
         Args:
-            repo_id: "organisation/name".
-            options: `subfolder`, `commit_message`, `commit_description`, `private`, `token`, `revision`,
-                `create_pr`.
+            repo_id: "organisation/name"; made if it does not exist.
+            options: `private`, `gated`, `revision`, `tag`, `commit_message`, `create_pr`, `subfolder`,
+                `token`, ...: see `diffusers_erasure.artifacts.publishing.PushOptions`.
         """
-        return push_encoder(self, repo_id=repo_id, **options)
+        return push_encoder(self, repo_id, **options)
 
     @classmethod
     def _stock_class(cls) -> type[torch.nn.Module]:

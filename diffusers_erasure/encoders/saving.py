@@ -1,4 +1,4 @@
-"""Writing a text encoder's folder so that every reader opens it, and sending it to the Hub."""
+"""Writing a text encoder's folder so that every reader opens it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from safetensors.torch import save_file
 
 from diffusers_erasure.artifacts.apply import AppliedErasure
@@ -100,50 +99,6 @@ def encoder_config(encoder: torch.nn.Module, *, erasure: EncoderErasure | None) 
             architecture=architecture_digest(encoder.config),  # type: ignore[arg-type]
         )
     return config
-
-
-def push_encoder(  # noqa: PLR0913 - the arguments of the Hub's own push_to_hub
-    encoder: Any,
-    repo_id: str,
-    *,
-    subfolder: str | None = None,
-    commit_message: str | None = None,
-    commit_description: str | None = None,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-) -> str:
-    """Upload an encoder (or the folder it was saved to); returns the commit's address.
-
-    Args:
-        encoder: Object with `save_pretrained`, or a saved folder.
-        repo_id: "organisation/name"; created if it does not exist.
-        subfolder: Folder inside the repository.
-        commit_message: First line of the commit.
-        commit_description: The rest of it.
-        private: Whether a new repository is private.
-        token: Access token.
-        revision: Branch to commit to.
-        create_pr: Open a pull request instead of committing.
-    """
-    api = HfApi(token=token)
-    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = encoder if isinstance(encoder, Path) else Path(scratch) / "encoder"
-        if folder is not encoder:
-            encoder.save_pretrained(folder)
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            path_in_repo=subfolder,
-            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
-            commit_message=commit_message or "Upload an erased text encoder",
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-        )
-    return str(commit.commit_url)
 
 
 def _check_savable(encoder: torch.nn.Module) -> None:

@@ -45,7 +45,7 @@ class EncoderSource:
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> EncoderSource:
-        """The source of that name: what ships with the package, a folder that exists, else a repository id."""
+        """The source of that name: what ships with the package, a folder that exists, else a Hub id."""
         inside = check_subfolder(subfolder)
         path = Path(resolve_model(name)).expanduser()
         if path.exists():
@@ -99,22 +99,18 @@ class EncoderSource:
         return True
 
     def path(self, filename: str) -> Path:
-        """The file's path on this machine; an error if there is none."""
+        """The file's path on this machine; an error if there is none, or a download that stays corrupted."""
         if not self.has(filename):
             raise ArtifactNotFoundError(
                 f"{self.label} has no {filename}; a text encoder's folder has config.json and "
                 f"{WEIGHTS_FILE}; give the encoder's own folder (for one inside a pipeline: "
                 "subfolder='text_encoder')"
             )
-        return self._place.path(filename)
+        return self._place.checked(filename)
 
     def describe(self, filename: str) -> str:
         """A file in words."""
         return self._place.describe(filename)
-
-    def altered_in_transit(self, filename: str) -> bool:
-        """Whether a download differs from the hash that the Hub gave it; a folder does not say."""
-        return self._place.altered_in_transit(self.path(filename))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from diffusers_erasure.artifacts.hub import is_repo_id
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError
+from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError
 
 from .index import INDEX_FILE, hub_options, read_index, stock_class
 
@@ -109,4 +110,20 @@ def unreadable_base(name_or_path: str | Path, error: Exception) -> ArtifactNotFo
         f"the base model {str(name_or_path)!r} could not be loaded ({type(error).__name__}: "
         f"{str(error)[:300]}); expected a complete Stable Diffusion pipeline; check the id and the "
         "connection, or download it again"
+    )
+
+
+@cache
+def stock_signature(pipeline_class: Any) -> inspect.Signature:
+    """Signature of the stock `__call__` that the mixin stands in front of."""
+    return inspect.signature(stock_parent(pipeline_class).__call__)
+
+
+def stock_parent(pipeline_class: type) -> Any:
+    """The stock pipeline class that the mixin stands in front of."""
+    for parent in pipeline_class.__mro__:
+        if parent.__module__.startswith("diffusers.") and "__call__" in vars(parent):
+            return parent
+    raise ConfigError(
+        f"{pipeline_class.__name__} has no stock pipeline among its parents; derive it from one"
     )

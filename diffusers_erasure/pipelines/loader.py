@@ -7,11 +7,9 @@ StockPipeline)``.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -23,6 +21,7 @@ from diffusers_erasure.artifacts import apply
 from diffusers_erasure.artifacts.apply import AppliedErasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.record import LEDGER_NAME
+from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.artifacts.verify import VerificationReport, verify_erasure
 from diffusers_erasure.errors import (
     ArtifactIntegrityError,
@@ -32,7 +31,7 @@ from diffusers_erasure.errors import (
 )
 
 from .baked import verify_baked
-from .base import unreadable_base
+from .base import stock_parent, stock_signature, unreadable_base
 from .callbacks import watched_call, watched_pictures
 from .embeddings import EMBEDDING_ARGUMENTS, Origin, is_own, note_own
 from .guard import (
@@ -45,6 +44,8 @@ from .guard import (
 )
 from .index import erased_class_name, hub_options, is_xl
 from .opening import Opened, open_source
+from .publishing import push_pipeline
+from .pulling import pull
 from .saving import save_pipeline, stock_index
 from .session import SESSION_NAME, session_of
 
@@ -74,6 +75,7 @@ class ErasureLoaderMixin(_PipelineBase):
         erasure_subfolder: str | None = None,
         require_erasure: bool = True,
         allow_unverified: bool = False,
+        trusted_key: TrustedKey | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load an erased pipeline.
@@ -86,6 +88,7 @@ class ErasureLoaderMixin(_PipelineBase):
             erasure_subfolder: Their subfolder.
             require_erasure: False accepts a pipeline without any erasure.
             allow_unverified: Accept, and draw with, what cannot be verified; kept in the pipeline's session.
+            trusted_key: Public key, or `Trust`, that every artifact must be signed with.
             kwargs: As for the stock pipeline (`dtype`, float32 by default; `revision`, `variant`, `token`,
                 `safety_checker`, ...).
         """
@@ -100,6 +103,7 @@ class ErasureLoaderMixin(_PipelineBase):
             revision=revision if revision is not None or extra else erasure_revision,
             subfolder=erasure_subfolder,
             hub_options=hub,
+            trusted_key=trusted_key,
         )
         _check_family(cls, opened)
         if opened.kind == "base" and not extra and require_erasure and not _brings_erasure(kwargs):
@@ -116,7 +120,8 @@ class ErasureLoaderMixin(_PipelineBase):
         if opened.artifact is not None:
             pipe.load_erasure(opened.artifact)
         for source in extra:
-            pipe.load_erasure(source, revision=erasure_revision, subfolder=erasure_subfolder, **hub)
+            place = {"subfolder": erasure_subfolder, "trusted_key": trusted_key, **hub}
+            pipe.load_erasure(source, revision=erasure_revision, **place)
         return pipe
 
     @classmethod
@@ -153,7 +158,7 @@ class ErasureLoaderMixin(_PipelineBase):
             scale: Strength; 1 is as trained.
             subfolder: Folder inside the repository.
             revision: Branch, tag or commit.
-            hub_options: `token`, `cache_dir`, `local_files_only`, `force_download`.
+            hub_options: `token`, `cache_dir`, `local_files_only`, `force_download`, `trusted_key`.
         """
         label = apply.load_erasure(
             self, source, name=name, scale=scale, subfolder=subfolder, revision=revision, **hub_options
@@ -208,7 +213,7 @@ class ErasureLoaderMixin(_PipelineBase):
             ErasureBypassError: An argument would go around the erasure.
         """
         check_before_call(self, allow_unverified=allow_unverified)
-        call = _stock_signature(cast(Any, type(self))).bind(self, *args, **kwargs)
+        call = stock_signature(cast(Any, type(self))).bind(self, *args, **kwargs)
         given = call.arguments
         in_text = erased_in_text(self)
         if in_text and not allow_foreign_embeds:
@@ -260,7 +265,20 @@ class ErasureLoaderMixin(_PipelineBase):
             variant=variant,
         )
         if push_to_hub:
-            self.push_to_hub(**{"repo_id": Path(save_directory).name, **kwargs})
+            saving = {"variant": variant, "max_shard_size": max_shard_size}
+            self.push_to_hub(**{"repo_id": Path(save_directory).name, **saving, **kwargs})
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save, verify and push with a rendered card, in one commit; returns the commit's address.
+
+        Only a verified pipeline is pushed; what arrives is a stock repository that is erased for everyone.
+
+        Args:
+            repo_id: "organisation/name"; made if it does not exist.
+            options: `variant`, `private`, `gated`, `revision`, `tag`, `commit_message`, `create_pr`, `token`,
+                ...: see `diffusers_erasure.artifacts.publishing.PushOptions`.
+        """
+        return push_pipeline(self, repo_id, **options)
 
     def to_json_string(self) -> str:
         """The pipeline's index under stock class names, so that every diffusers can load it."""
@@ -296,7 +314,8 @@ class ErasureLoaderMixin(_PipelineBase):
     @classmethod
     def _load_stock(cls, opened: Opened, kwargs: dict[str, Any]) -> Self:
         try:
-            pipe: Self = super().from_pretrained(opened.base, revision=opened.revision, **kwargs)
+            options = pull(cls, opened, kwargs)
+            pipe: Self = super().from_pretrained(opened.base, revision=opened.revision, **options)
         except OSError as error:
             raise unreadable_base(opened.base, error) from error
         return pipe
@@ -304,7 +323,7 @@ class ErasureLoaderMixin(_PipelineBase):
 
 def _check_family(cls: type, opened: Opened) -> None:
     """Refuse a base of the other family, whose components the class does not know."""
-    stock = _stock_parent(cls).__name__
+    stock = stock_parent(cls).__name__
     if opened.class_name and is_xl(opened.class_name) != is_xl(stock):
         raise ConfigError(
             f"{opened.base} is a {opened.class_name}; {cls.__name__} expects what {stock} opens; use "
@@ -358,20 +377,4 @@ def _refuse_clip_skip(erasures: tuple[AppliedErasure, ...]) -> None:
     raise ErasureBypassError(
         f"clip_skip reads an earlier layer of the text encoder than the erasure of {names} was made for: it "
         "may show the concept as it always did; leave clip_skip out, or pass allow_clip_skip=True"
-    )
-
-
-@cache
-def _stock_signature(pipeline_class: Any) -> inspect.Signature:
-    """Signature of the stock `__call__` that the mixin stands in front of."""
-    return inspect.signature(_stock_parent(pipeline_class).__call__)
-
-
-def _stock_parent(pipeline_class: type) -> Any:
-    """The stock pipeline class that the mixin stands in front of."""
-    for parent in pipeline_class.__mro__:
-        if parent.__module__.startswith("diffusers.") and "__call__" in vars(parent):
-            return parent
-    raise ConfigError(
-        f"{pipeline_class.__name__} has no stock pipeline among its parents; derive it from one"
     )

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.hub import is_repo_id
+from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactNotFoundError
+from diffusers_erasure.errors import ArtifactNotFoundError, SignatureError
 
 from .baked import BakedRecord, read_baked
 from .index import read_index
@@ -39,7 +40,12 @@ class Opened:
 
 
 def open_source(
-    source: str | Path, *, revision: str | None, subfolder: str | None, hub_options: dict[str, Any]
+    source: str | Path,
+    *,
+    revision: str | None,
+    subfolder: str | None,
+    hub_options: dict[str, Any],
+    trusted_key: TrustedKey | None = None,
 ) -> Opened:
     """Find out what a source is, reading only its index or its manifest and edits.
 
@@ -48,6 +54,8 @@ def open_source(
         revision: Revision of that repository.
         subfolder: Folder of an artifact inside it.
         hub_options: How to reach the Hub.
+        trusted_key: Public key, or `Trust`, that an artifact must be signed with; a pipeline that was saved
+            erased carries no signature and is refused then.
     """
     place = resolve_model(str(source))
     if not Path(place).expanduser().exists() and not is_repo_id(place):
@@ -61,8 +69,15 @@ def open_source(
     if index is not None:
         baked = read_baked(index.content, where=index.where)
         kind: Literal["base", "baked"] = "base" if baked is None else "baked"
+        if baked is not None and trusted_key is not None:
+            raise SignatureError(
+                f"{place} is a pipeline that was saved erased, which carries no signature; expected one by "
+                "the trusted key; load its base with the signed artifact (erasure=...)"
+            )
         return Opened(kind, place, index.revision or revision, baked=baked, class_name=index.class_name)
-    artifact = load_artifact(place, subfolder=subfolder, revision=revision, **hub_options)
+    artifact = load_artifact(
+        place, subfolder=subfolder, revision=revision, trusted_key=trusted_key, **hub_options
+    )
     base, revision = resolve_model(artifact.manifest.base.id), artifact.manifest.base.revision
     named = _class_name(base, revision, hub_options)
     return Opened("artifact", base, revision, artifact=artifact, class_name=named)
