@@ -18,22 +18,22 @@ optimizer         Adam over named parameters, its state as plain tensors; schedu
 draws             randomness by address: the same for every split of a batch, and after resuming
 checkpoint        complete or not there, without pickle, bound to their run (agreement: to which)
 stopping          SIGTERM and SIGINT let a step finish
-trackers          where the numbers of a run go
+trackers          where the numbers of a run go (log_picture: how they are drawn)
 callbacks         progress, sample grids, measurements, the stop on divergence (validation: pictures of a run)
 losses            the papers' losses as pure functions
 student           the trainable copy of a component
 artifact_run      the way from a task to an artifact (task_state: what a task of several parts keeps)
 latents           noisy latents with what the frozen model says there
 concept_prompts   wordings of the concept, each with what it is erased from
-guided_settings   what every method is told that erases by negative guidance
+guided_settings   what every method is told that erases by negative guidance (retain_settings: and by prompts)
 esd               erasing by negative guidance (esd_settings, esd_task)
 adversary         which prompt the model in training is attacked with (AdvUnlearn's lower level)
-retention         latents of what must stay
+retention         latents of what must stay (retain_gradient: their gradient by itself)
 advunlearn        a robust text encoder by adversarial training (advunlearn_settings, advunlearn_task)
 trce              mapping what prompts imply, and steering early steps (trce_settings, _mapping, _task)
 soft_pair         an erasure target and an adversarial prompt, one signed step at a time (AEGIS)
 rectification     gradients against the way back to the original weights (AEGIS)
-aegis             robust erasure without retention data (aegis_settings, aegis_task)
+aegis             robust erasure without retention data (aegis_settings, aegis_task, aegis_step)
 """
 
 from .callbacks import Callback, Measure, ReportProgress, SampleGrid, StepReport, StopOnDivergence

@@ -36,11 +36,12 @@ from .agreement import agreed_facts
 from .callbacks import Callback, StepReport, StopOnDivergence
 from .checkpoint import LATEST, Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
 from .draws import StepDraws, derived_seed
+from .log_picture import draw_log
 from .losses import TOTAL
 from .optimizer import Optimizer
 from .settings import TrainingSettings
 from .stopping import TrainingStopped, stop_signals
-from .trackers import choose_trackers
+from .trackers import JsonLinesTracker, choose_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -238,8 +239,15 @@ class _Run:
                 self.accelerator.init_trackers(self.settings.tracker_project_name, config=records)
             yield
         finally:
+            self._draw_log()
             for tracker in getattr(self.accelerator, "trackers", []):
                 tracker.finish()
+
+    def _draw_log(self) -> None:
+        """A picture of the numbers so far, beside them."""
+        for tracker in self.accelerator.log_with or ():
+            if isinstance(tracker, JsonLinesTracker):
+                draw_log(tracker.path)
 
     def advance(self, asked: int) -> tuple[Mapping[str, float], int]:
         """One optimizer step with everything around it.
@@ -263,9 +271,11 @@ class _Run:
         self.done += 1
         seconds = time.perf_counter() - started
         self._tell(StepReport(self.done, self.settings.max_train_steps, losses, rate, norm, seconds))
-        due = self.done % self.settings.checkpointing_steps == 0 or self.done == self.settings.max_train_steps
-        if due and not stop:
+        last = self.done == self.settings.max_train_steps
+        if (last or self.done % self.settings.checkpointing_steps == 0) and not stop:
             self.save()
+            if not last:  # after the last one, the end of tracking draws
+                self._draw_log()
         return losses, stop
 
     def _backward(self) -> dict[str, Tensor]:

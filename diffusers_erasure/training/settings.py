@@ -68,7 +68,10 @@ class TrainingSettings(RunSettings):
         None, "'latest', or the folder of a checkpoint to go on from", recorded=False
     )
     report_to: tuple[str, ...] = setting(
-        (), "tracker: jsonl, tensorboard, trackio, wandb, or another one of accelerate's", recorded=False
+        (),
+        "tracker beside the log that every run with a folder keeps (jsonl): tensorboard, trackio, wandb, or "
+        "another one of accelerate's",
+        recorded=False,
     )
     logging_dir: Path | None = setting(
         None, "folder for trackers; <output_dir>-training/logs unless given", recorded=False

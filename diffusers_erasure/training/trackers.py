@@ -1,7 +1,8 @@
 """Where the numbers of a run go: accelerate's trackers, and one of our own that needs no package.
 
-`jsonl` writes one line of JSON a step to `<logging_dir>/<project>.jsonl`: enough for a plot, readable for
-ever. A tracker whose package is missing is an error; accelerate alone would leave it out without a word.
+`jsonl` writes one line of JSON a step to `<logging_dir>/<project>.jsonl`, readable for ever, and is kept by
+every run that has a folder, named or not; `log_picture` draws it beside itself. A tracker whose package is
+missing is an error; accelerate alone would leave it out without a word.
 """
 
 from __future__ import annotations
@@ -80,12 +81,9 @@ def choose_trackers(
         ConfigError: A tracker is unknown, or writes files and no folder is given.
         MissingDependencyError: Its package is not installed.
     """
-    chosen: list[str | GeneralTracker] = []
-    for name in dict.fromkeys(names):
-        if name != JSON_LINES:
-            chosen.append(_known(name))
-        elif folder is not None and writes:
-            chosen.append(JsonLinesTracker(folder, run_name, resumed_at=resumed_at))
+    chosen: list[str | GeneralTracker] = [_known(name) for name in dict.fromkeys(names) if name != JSON_LINES]
+    if folder is not None and writes:
+        chosen.append(JsonLinesTracker(folder, run_name, resumed_at=resumed_at))
     if folder is None and names:
         raise ConfigError(
             f"report_to names {', '.join(names)}, but there is no folder for it; expected a "
