@@ -45,6 +45,7 @@ class Artifact:
         edits: Edit per component.
         canary: `<component>.<input>`, `<component>.base` and `<component>.erased`.
         origin: Where it was read from, for messages.
+        commit: Commit of the Hub that it was read from.
         documents: Files that its method hands along, by name; saving writes them beside the artifact. They
             are attachments: loading an artifact does not read them, its digest does not depend on them.
     """
@@ -53,6 +54,7 @@ class Artifact:
     edits: Mapping[str, Edit]
     canary: Mapping[str, Tensor]
     origin: str = "this artifact"
+    commit: str | None = None
     documents: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @property

@@ -75,7 +75,13 @@ def load_artifact(
         edits[component] = _edit(spec, tensors)
     canary = _read_listed(place, manifest.canary.file, manifest, manifest.canary.tensors)
     _check_canary(manifest, canary, origin=place.describe(manifest.canary.file))
-    return Artifact(manifest=manifest, edits=edits, canary=canary, origin=f"the artifact {place.label}")
+    return Artifact(
+        manifest=manifest,
+        edits=edits,
+        canary=canary,
+        origin=f"the artifact {place.label}",
+        commit=place.commit if isinstance(place, HubSource) else None,
+    )
 
 
 def resolve_source(

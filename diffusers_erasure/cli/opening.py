@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from .console import note
+
 if TYPE_CHECKING:
     from diffusers_erasure.artifacts.artifact import Artifact
+    from diffusers_erasure.artifacts.hub import Source
+    from diffusers_erasure.artifacts.signature import TrustedKey
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,35 @@ class ArtifactSource:
     local_files_only: bool = False
     """use only what is in the cache"""
 
-    def open(self) -> Artifact:
-        """Load it through the one door; errors as `load_artifact` raises them."""
+    def open(self, trusted_key: TrustedKey | None = None) -> Artifact:
+        """Load it through the one door, and tell which commit it is; errors as `load_artifact` raises them.
+
+        Args:
+            trusted_key: Public key, or `Trust`, that it must be signed with.
+        """
         from diffusers_erasure.artifacts.door import load_artifact
 
-        return load_artifact(
-            self.artifact,
-            subfolder=self.subfolder,
-            revision=self.revision,
-            token=self.token,
-            cache_dir=self.cache_dir,
-            local_files_only=self.local_files_only,
-        )
+        artifact = load_artifact(self.artifact, trusted_key=trusted_key, **self._place())
+        if artifact.commit is not None:
+            note(f"{self.artifact}: revision {self.revision or 'main'} is commit {artifact.commit}")
+        return artifact
+
+    def place(self, commit: str | None = None) -> Source:
+        """Where its files lie.
+
+        Args:
+            commit: The commit that was opened; the files come from that one.
+        """
+        from diffusers_erasure.artifacts.door import resolve_source
+
+        options = self._place()
+        return resolve_source(self.artifact, **{**options, "revision": commit or self.revision})
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "subfolder": self.subfolder,
+            "revision": self.revision,
+            "token": self.token,
+            "cache_dir": self.cache_dir,
+            "local_files_only": self.local_files_only,
+        }

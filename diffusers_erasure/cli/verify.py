@@ -1,70 +1,226 @@
-"""Check an artifact's files, and what it does to its base model.
+"""Check an artifact: its files, its documents, who signed it, and what it does to its base model.
 
-Alone, the bytes, names, shapes and values are compared with the manifest. With a base model, the erasure is
-put on it in memory, and the fingerprints and the canary are compared too. Exit code 0: all agree; 1:
-something does not.
+    diffusers-erasure verify outputs/church-uce
+    diffusers-erasure verify org/church-uce --key signer.pub.pem --concept church --min_version 1.2
+    diffusers-erasure verify outputs/church-uce --pretrained_model_name_or_path CompVis/stable-diffusion-v1-4
+
+Bytes, names, shapes and values are compared with the manifest; with --key the signature is checked too, and
+with --concept, --method, --base and --min_version that it is the artifact that you expect: another one, or an
+older one, of the same signer carries a valid signature as well. With a base model the erasure is put on it in
+memory, and fingerprints and canary are compared. A document that was changed is a note, and a failure where
+it is signed. Exit code 0: all that was checked agrees; 1: something does not; 2: it could not be checked.
 """
 
-import hashlib
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from diffusers_erasure.errors import ArtifactError, ErasureStateError
+from diffusers_erasure.errors import (
+    ArtifactError,
+    ArtifactFormatError,
+    ArtifactIntegrityError,
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    BaseModelMismatchError,
+    ConfigError,
+    ErasureStateError,
+    SignatureError,
+)
 
 from .opening import ArtifactSource
+
+if TYPE_CHECKING:
+    from diffusers_erasure.artifacts.artifact import Artifact
+    from diffusers_erasure.artifacts.signature import Trust
+
+GOOD, BAD, OPEN, NOTED = "agrees", "FAILED", "not checked", "note"
+_COLOURS = {GOOD: "green", BAD: "bold red", OPEN: "dim", NOTED: "yellow"}
+_CHECKS = (
+    (SignatureError, "signature"),
+    (ArtifactIntegrityError, "bytes"),
+    (ArtifactNotFoundError, "files"),
+    (ArtifactMismatchError, "names, shapes, values"),
+    (ArtifactFormatError, "form"),
+    (BaseModelMismatchError, "base"),
+)
 
 
 @dataclass(frozen=True)
 class VerifyConfig(ArtifactSource):
     """What to check."""
 
-    pretrained_model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--base"])] = None
+    key: str | None = None
+    """public key (PEM file) that must have signed it"""
+    concept: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """concept that it must erase, and no others; give it once per concept"""
+    method: str | None = None
+    """method that it must come from"""
+    base: str | None = None
+    """id of the base model that it must name, with @revision if that matters; nothing is loaded"""
+    min_version: str | None = None
+    """lowest version that its signature must have; needs --key"""
+    pretrained_model_name_or_path: str | None = None
     """base model to put it on in memory; `embedded` for the embedded pipeline"""
+
+    def trust(self) -> Trust:
+        """What is expected, with the key or without."""
+        from diffusers_erasure.artifacts.signature import Trust
+
+        return Trust(self.key or "", self.concept, self.method, self.base, self.min_version)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the result."""
+
+    name: str
+    state: str
+    detail: str
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure verify`."""
     config = tyro.cli(VerifyConfig, args=list(argv), prog="diffusers-erasure verify", description=__doc__)
-    console = Console()
+    if config.min_version is not None and config.key is None:
+        raise ConfigError(
+            f"--min_version {config.min_version} without --key; expected the key, since the version stands "
+            "in the signature; give --key PUBLIC.pem"
+        )
+    if config.key is not None:
+        from diffusers_erasure.artifacts.keys import read_public_key
+
+        read_public_key(config.key)
+    config.place()
+    checks = verify(config)
+    _show(checks)
+    return 1 if any(check.state == BAD for check in checks) else 0
+
+
+def verify(config: VerifyConfig) -> list[Check]:
+    """All checks, up to the first that fails."""
+    checks: list[Check] = []
     try:
-        return _verify(config, console)
+        _run(config, checks)
     except (ArtifactError, ErasureStateError) as error:
-        console.print(f"[red]not verified[/red]: {escape(str(error))}")
-        return 1
+        name = next((name for kind, name in _CHECKS if isinstance(error, kind)), "state")
+        checks.append(Check(name, BAD, str(error)))
+    return checks
 
 
-def _verify(config: VerifyConfig, console: Console) -> int:
-    from diffusers_erasure.artifacts.apply import load_erasure
-    from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
-
-    artifact = config.open()
-    console.print(f"bytes, names and values agree with the manifest: {artifact.digest[:16]}", highlight=False)
-    _tell_attachments(Path(config.artifact, config.subfolder or ""), artifact.manifest.attachments, console)
+def _run(config: VerifyConfig, checks: list[Check]) -> None:
+    artifact = config.open(config.trust() if config.key is not None else None)
+    manifest = artifact.manifest
+    tensors = sum(len(spec.tensors) for spec in manifest.components.values()) + len(manifest.canary.tensors)
+    checks.append(Check("bytes", GOOD, f"{len(manifest.files)} files have the sha256 of the manifest"))
+    checks.append(Check("names, shapes, values", GOOD, f"{tensors} tensors, all finite"))
+    _signature(config, artifact, checks)
+    _expected(config, artifact, checks)
+    _documents(config, artifact, checks)
     if config.pretrained_model_name_or_path is None:
-        return 0
+        where = "give --pretrained_model_name_or_path to put it on its base"
+        checks.append(Check("base and canary", OPEN, where))
+    else:
+        _on_base(config.pretrained_model_name_or_path, artifact, checks)
+
+
+def _signature(config: VerifyConfig, artifact: Artifact, checks: list[Check]) -> None:
+    from diffusers_erasure.artifacts.signature import SIGNATURE_NAME, parse_signature
+    from diffusers_erasure.artifacts.signing import read_signature
+
+    place = config.place(artifact.commit)
+    data = read_signature(place)
+    if data is None:
+        checks.append(Check("signature", OPEN, "it is not signed"))
+        return
+    found = parse_signature(data, origin=place.describe(SIGNATURE_NAME))
+    said = f"version {found.version} by the key {found.key[:16]}, {found.created}"
+    if config.key is None:
+        checks.append(Check("signature", OPEN, f"it says {said}; give --key to check it"))
+    else:
+        checks.append(Check("signature", GOOD, said))
+
+
+def _expected(config: VerifyConfig, artifact: Artifact, checks: list[Check]) -> None:
+    """Concepts, method and base by the manifest; with a key the door has compared them already."""
+    from diffusers_erasure.artifacts.signature import check_expected
+
+    manifest, trust = artifact.manifest, config.trust()
+    if config.key is None:
+        check_expected(manifest, trust, signature=None, origin=artifact.origin)
+    asked = [trust.concepts, trust.method, trust.base, trust.min_version]
+    state = GOOD if any(asked) else OPEN
+    if any(asked) and config.key is None:
+        state = NOTED
+    what = f"{', '.join(manifest.concept_names)} by {manifest.method}, for {manifest.base.id}"
+    hint = {
+        GOOD: "",
+        OPEN: "; say what you expect with --concept, --method, --base, --min_version",
+        NOTED: "; as expected, but only a signature (--key) binds it",
+    }
+    checks.append(Check("what it is", state, what + hint[state]))
+
+
+def _documents(config: VerifyConfig, artifact: Artifact, checks: list[Check]) -> None:
+    """Documents are no part of the erasure: one that was changed is a note, unless a signature covers it."""
+    from diffusers_erasure.artifacts.files import FileState, document_records
+
+    worst = BAD if config.key is not None else NOTED
+    for record in document_records(config.place(artifact.commit), artifact.manifest):
+        if record.state is FileState.AGREES:
+            checks.append(Check(record.name, GOOD, "as it was attached"))
+        else:
+            verb = "was changed" if record.state is FileState.CHANGED else "is missing"
+            detail = f"{record.name} {verb} after it was attached; attach it again"
+            checks.append(Check(record.name, worst, detail))
+
+
+def _on_base(base: str, artifact: Artifact, checks: list[Check]) -> None:
+    import warnings
+
+    from diffusers_erasure.artifacts.apply import ErasureTransferWarning, list_erasures, load_erasure
+    from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
     from diffusers_erasure.pipelines.base import load_base_pipeline
 
-    pipe = load_base_pipeline(config.pretrained_model_name_or_path)
-    load_erasure(pipe, artifact)
+    pipe = load_base_pipeline(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ErasureTransferWarning)  # said below, as a check that failed
+        load_erasure(pipe, artifact)
+    transferred = any(applied.transfer for applied in list_erasures(pipe))
+    named = artifact.manifest.base.id
+    detail = f"{base} has the fingerprints of {named}"
+    if transferred:
+        detail = f"{base} has other weights than {named}: on it the erasure is a transfer; give {named}"
+    checks.append(Check("base", BAD if transferred else GOOD, detail))
     report = verify_erasure(pipe, artifact)
-    colour = "green" if report.state is ErasureState.VERIFIED else "red"
-    console.print(f"[{colour}]{report.state.value}[/{colour}]: {escape(report.message)}")
     for part, found in report.components.items():
-        console.print(f"  {part}: expected {found.expected[:16]}, found {found.found[:16]}", highlight=False)
-    for note in report.notes:
-        console.print(f"  [yellow]note[/yellow]: {escape(note)}")
-    return 0 if report.state is ErasureState.VERIFIED else 1
+        state = GOOD if found.state is ErasureState.VERIFIED else BAD
+        seen = f"{found.state.value}: expected {found.expected[:16]}, found {found.found[:16]}"
+        checks.append(Check(part, state, f"{seen}{f' ({found.note})' if found.note else ''}"))
+    checks += [Check("note", NOTED, line) for line in report.notes]
 
 
-def _tell_attachments(folder: Path, attachments: dict[str, str], console: Console) -> None:
-    """Documents are not part of the erasure; one that was changed is worth a line, not a failure."""
-    for name, digest in attachments.items():
-        path = folder / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            console.print(f"  [yellow]note[/yellow]: {escape(name)} was changed after it was attached")
+def _show(checks: Sequence[Check]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("check", "result", "detail"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), Text(check.detail))
+    Console(highlight=False).print(table)
+    Console(highlight=False).print(_verdict(checks))
+
+
+def _verdict(checks: Sequence[Check]) -> Text:
+    failed, left = (
+        ", ".join(dict.fromkeys(check.name for check in checks if check.state == state))
+        for state in (BAD, OPEN)
+    )
+    if failed:
+        return Text(f"not verified: {failed}", style="bold red")
+    return Text("all that was checked agrees" + (f"; not checked: {left}" if left else ""), style="green")

@@ -21,7 +21,7 @@ from diffusers_erasure.artifacts.publishing import (
 from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes
 from diffusers_erasure.artifacts.upload import publish
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ErasureRequiredError, PublishError
+from diffusers_erasure.errors import ConfigError, ErasureRequiredError, PublishError
 
 from .baked import read_baked
 from .guard import all_erasures
@@ -73,6 +73,11 @@ def plan_pipeline(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
         PublishError: Its index does not say that it is erased.
         ArtifactError: It is not whole, or its weights are not those that were saved.
     """
+    if options.subfolder:
+        raise ConfigError(
+            f"subfolder={options.subfolder!r} for a pipeline, which diffusers loads from the root of a "
+            "repository only; expected none; push it to a repository of its own"
+        )
     index = _index(folder)
     names = [INDEX_FILE, *_component_files(folder, index)]
     card = own_card(folder) or rendered_card("render_pipeline_card", dict(index.content), repo_id=repo_id)
