@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.live_bytes import LiveBytes
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.tensors import component_tensors
@@ -19,6 +20,7 @@ from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.aegis import train_aegis
 from diffusers_erasure.training.aegis_settings import AEGISConfig
+from diffusers_erasure.training.aegis_step import AEGISStep
 from diffusers_erasure.training.aegis_task import AEGISTask
 from diffusers_erasure.training.concept_prompts import ScopedPrompt
 from diffusers_erasure.training.draws import StepDraws
@@ -280,3 +282,139 @@ def test_kept_latents_cost_a_tenth_of_sampled_ones(tiny_pipe: StableDiffusionPip
     assert pool == 50 * 2
     assert kept.evaluations - pool == 5
     assert sampled.evaluations / 6 > 50
+
+
+def test_no_temporary_is_larger_than_a_few_of_one_tensor() -> None:
+    """θ - θ0 is made for one weight at a time: forty equal tensors take no more than four of them do."""
+    peaks = {}
+    for count in (4, 40):
+        network = nn.ModuleDict({f"l{n}": nn.Linear(50, 50, bias=False) for n in range(count)})
+        teacher = {name: one.detach() - 0.1 for name, one in network.named_parameters()}
+        student = Student("unet", network, dict(network.named_parameters()), teacher)
+        step = AEGISStep(student, config(omega_rule="fixed", omega=1.0))
+        for one in student.parameters.values():
+            one.grad = -torch.ones_like(one)
+        with LiveBytes() as live:
+            told = step.make(lambda: None)
+        assert told["conflicts"] == 1.0
+        peaks[count] = live.peak
+    one = 50 * 50 * 4
+    assert peaks[4] >= one
+    assert peaks[40] < 3 * one
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_way_back_is_of_full_precision(tiny_pipe: StableDiffusionPipeline, precision: str) -> None:
+    task = task_of(tiny_pipe, mixed_precision=precision, frozen_dtype="bfloat16")
+    assert task.teacher.dtype is torch.bfloat16
+    for name, weight in task.student.parameters.items():
+        with torch.no_grad():
+            weight.copy_(task.student.teacher[name] + 1e-5)
+        pull = task.step._pull(name)
+        assert pull.dtype is torch.float32
+        assert torch.equal(pull, weight.detach() - task.student.teacher[name])
+        assert bool(pull.any())
+
+
+def retaining(pipe: StableDiffusionPipeline, folder: Path, **values: object) -> AEGISTask:
+    """A task with two prompts of a file in place of the weights."""
+    prompts = folder / "retain.txt"
+    prompts.write_text("a cat\nan owl\na house\n", encoding="utf-8")
+    given = {"retain_set": str(prompts), "retain_batch_size": 2, "retain_from": "prompts"}
+    return task_of(pipe, **{"latents_from": "pool", "pool_trajectories": 1, **given, **values})
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("projection", 0.0), ("penalty", 0.7)])
+def test_a_retain_set_may_stand_for_the_weights(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, mode: str, weight: float
+) -> None:
+    task = retaining(
+        tiny_pipe, tmp_path, retain_mode=mode, retain_weight=weight, omega_rule="fixed", omega=1.0
+    )
+    assert task.retained is not None
+    before = task.evaluations
+    losses = task.losses(StepDraws.at(0, 0, batch=1))
+    assert task.evaluations - before == 5 + 2  # what a step costs without it, and a row for each prompt
+    found = task.retained.retention.draw(StepDraws.at(0, 0, batch=1))
+    losses[TOTAL].backward()
+    pull = {name: task.retained.of(name).clone() for name in task.parameters()}
+    erase = {name: p.grad.clone() for name, p in task.parameters().items() if p.grad is not None}
+    task.around_step(lambda: None)
+    conflicts = 0
+    for name, gradient in erase.items():
+        after = task.parameters()[name].grad
+        assert after is not None
+        inner = float((gradient * pull[name]).sum())
+        if mode == "penalty":
+            torch.testing.assert_close(after, gradient + 0.7 * pull[name])
+        elif inner < 0:
+            conflicts += 1
+            assert abs(float((after * pull[name]).sum())) < 1e-3 * abs(inner) + 1e-9
+        else:
+            assert torch.equal(after, gradient)
+    assert conflicts > 0 or mode == "penalty"
+    assert all(not task.retained.of(name).any() for name in pull)  # forgotten after the step
+    assert float(losses["retain"]) > 0
+    assert set(found.prompt_index.tolist()) <= {0, 1, 2}
+
+
+def test_the_retain_gradient_is_that_of_its_loss(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    task = retaining(tiny_pipe, tmp_path)
+    assert task.retained is not None
+    task.losses(StepDraws.at(0, 0, batch=1))
+    found = task.retained.retention.draw(StepDraws.at(0, 0, batch=1))
+    states = task.base_text.encode(task.retained.retention.prompts)[found.prompt_index].detach()
+    predicted = task.pupil(found.latents, found.timesteps, states)
+    (predicted - found.target_conditional).square().mean().backward()
+    for name, parameter in task.parameters().items():
+        if parameter.grad is not None:
+            torch.testing.assert_close(task.retained.of(name), parameter.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_a_retain_set_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(ConfigError, match="would be read and not used"):
+        config(retain_from="prompts", retain_mode="none")
+    with pytest.raises(ConfigError, match="no loss scale"):
+        config(retain_from="prompts", mixed_precision="fp16")
+
+
+def test_each_concept_has_tokens_of_its_own(tiny_pipe: StableDiffusionPipeline) -> None:
+    chosen = config(latents_from="pool", pool_trajectories=1)
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    wordings = [ScopedPrompt("dog", concept="dog"), ScopedPrompt("a dog", concept="dog"), ScopedPrompt("owl")]
+    task = AEGISTask(components, Student.of(components, "xattn"), wordings, chosen)
+    found = []
+    for number in (0, 1, 2, 0):
+        task._search(number, StepDraws.at(0, len(found), batch=1).shared)
+        assert task.pair.target_delta is not None
+        found.append(task.pair.target_delta)
+    moved = [float((found[one] - found[other]).abs().max()) for one, other in ((0, 1), (1, 2), (1, 3))]
+    assert moved[0] <= 1.001e-3
+    assert moved[1] > 2e-3
+    assert moved[2] <= 1.001e-3
+    again = AEGISTask(components, Student.of(components, "xattn"), wordings, chosen)
+    again.load_state(task.state())
+    assert again.pair.target_delta is not None
+    assert torch.equal(again.pair.target_delta, found[-1])
+
+
+def test_a_search_is_done_once_for_all_passes_of_a_step(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(tiny_pipe, latents_from="pool")
+    one = task.losses(StepDraws.at(0, 0, batch=1))
+    found = task.pair.target_delta
+    other = task.losses(StepDraws.at(0, 0, batch=1, first=1))
+    assert found is task.pair.target_delta
+    assert float(one["aet"]) == float(other["aet"])
+    task.losses(StepDraws.at(0, 1, batch=1))
+    assert found is not task.pair.target_delta
+
+
+def test_a_ball_holds_tokens_that_go_on(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(tiny_pipe, latents_from="pool", attack_learning_rate=0.1, attack_ball=0.15)
+    first = StepDraws.at(0, 0, batch=1)
+    torch.randint(1, (), generator=first.shared)
+    start = task.pair.target.start(0, first.shared)
+    for step in range(6):
+        task.losses(StepDraws.at(0, step, batch=1))
+    assert task.pair.target_delta is not None
+    assert 0.1 <= float((task.pair.target_delta - start).abs().max()) <= 0.15001
