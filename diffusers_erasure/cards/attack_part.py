@@ -30,7 +30,7 @@ def rates_table(section: AttackSection) -> Table:
         (
             code(one.name),
             *_filled(one.runs, section),
-            one.corrected if isinstance(one.corrected, str) else str(one.corrected),
+            str(one.corrected).removesuffix(", corrected for the judge"),
             one.verdict.value,
         )
         for one in section.attacks

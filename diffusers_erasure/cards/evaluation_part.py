@@ -16,9 +16,9 @@ from diffusers_erasure.evaluation.seeds import SeedSpread
 from .markdown import Table, code, plain, short_hash
 
 WANTED = {
-    Purpose.ERASED: "low: it is erased",
-    Purpose.IN_DOMAIN: "high: things of its kind stay",
-    Purpose.CROSS_DOMAIN: "high: everything else stays",
+    Purpose.ERASED: "low",
+    Purpose.IN_DOMAIN: "high: its kind",
+    Purpose.CROSS_DOMAIN: "high: the rest",
 }
 VERDICTS = {
     Verdict.MEASURED: "complete, and the pipeline still draws what it should",
@@ -32,17 +32,10 @@ VERDICTS = {
 def rows_table(report: EvaluationReport) -> Table:
     """Each prompt set with k of n and interval, before and after."""
     columns = (
-        "prompts",
-        "should be",
-        "before",
-        "after",
-        "change",
-        "McNemar p",
-        "2nd judge",
+        "prompts", "should be", "before", "after", "change, points", "McNemar p", "verdict", "2nd judge",
         "over seeds",
-        "verdict",
-    )
-    numbers = columns[2:8]
+    )  # fmt: skip
+    numbers = (*columns[2:6], *columns[7:])
     return Table.of(columns, (_row(row) for row in report.rows), numbers=numbers)
 
 
@@ -52,11 +45,11 @@ def _row(row: Row) -> tuple[str, ...]:
         WANTED[row.purpose],
         percent(row.base),
         percent(row.erased),
-        f"{row.difference:+.1f} points",
+        f"{row.difference:+.1f}",
         p_value(row.mcnemar_p),
+        row.verdict.value,
         NOT_MEASURED if row.second_judge is None else percent(row.second_judge),
         spread(row.seeds),
-        row.verdict.value,
     )
 
 

@@ -127,6 +127,7 @@ def _result(
         task_name=TASK_NAME,
         dataset_type=DATASET_TYPE,
         dataset_name=one_line(dataset),
+        dataset_config=slug(dataset),  # results of one type and revision would be put together
         dataset_revision=revision,
         metric_type=metric,
         metric_name=name,

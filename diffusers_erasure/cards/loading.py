@@ -11,6 +11,7 @@ from .subject import Subject
 PLACEHOLDER = "your-name/your-repo"
 LOCAL_BASE = "path/to/the/base-model"
 SAVED = "erased-pipeline"
+LONGEST_LINE = 100
 _ROBUST = {"text_encoder": "RobustEncoder", "text_encoder_2": "RobustEncoderWithProjection"}
 _PROMPT = "a photo of a dog"
 
@@ -90,6 +91,12 @@ def _imports(base_import: str, *names: str) -> list[str]:
 
 def _pipeline_class(subject: Subject) -> str:
     return f"ErasedStableDiffusion{'XL' if subject.xl else ''}Pipeline"
+
+
+def _call(function: str, arguments: str) -> str:
+    """A call on one line, or on three where that is too long to read."""
+    line = f"{function}({arguments})"
+    return line if len(line) <= LONGEST_LINE else f"{function}(\n    {arguments}\n)"
 
 
 def _lines(*lines: str) -> str:
@@ -198,7 +205,7 @@ def _encoder_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
                 *_imports(base_import, robust),
                 "",
                 f"pipe = {base}",
-                f"pipe.{part} = {robust}.from_pretrained({place.arguments(ours=True)})",
+                _call(f"pipe.{part} = {robust}.from_pretrained", place.arguments(ours=True)),
                 f'image = pipe("{_PROMPT}").images[0]',
             ),
         ),
@@ -209,7 +216,7 @@ def _encoder_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
                 *sorted({base_import, f"from transformers import {cls}"}),
                 "",
                 f"pipe = {base}",
-                f"pipe.{part} = {cls}.from_pretrained({place.arguments(ours=False)})",
+                _call(f"pipe.{part} = {cls}.from_pretrained", place.arguments(ours=False)),
                 f'image = pipe("{_PROMPT}").images[0]',
             ),
         ),
@@ -219,7 +226,7 @@ def _encoder_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
             _lines(
                 f"from transformers import {cls}",
                 "",
-                f"encoder = {cls}.from_pretrained({place.arguments(ours=False)})",
+                _call(f"encoder = {cls}.from_pretrained", place.arguments(ours=False)),
             ),
         ),
     )

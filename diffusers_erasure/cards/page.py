@@ -45,7 +45,7 @@ thead:not(:has(th:not(:empty))) { display: none; }
 thead:not(:has(th:not(:empty))) + tbody tr:first-child td { border-top: 0; }
 td[style*="right"], th[style*="right"] { font-variant-numeric: tabular-nums; }
 td[style*="right"] { white-space: nowrap; }
-p, ul, pre { max-width: 54rem; }
+p, ul { max-width: 54rem; }
 code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; background: var(--soft); padding: .1em .3em;
   border-radius: 4px; overflow-wrap: anywhere; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem;
@@ -53,6 +53,7 @@ pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px
 pre code { background: none; padding: 0; overflow-wrap: normal; }
 img { display: block; max-width: 100%; height: auto; margin: 1rem 0 .3rem; border: 1px solid var(--line);
   border-radius: 6px; background: #fff; }
+td code { overflow-wrap: break-word; }
 details { color: var(--dim); font-size: .9rem; }
 details .table td:first-child { white-space: nowrap; font-weight: 600; }
 """
