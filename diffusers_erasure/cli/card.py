@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
 
 def shipped_artifacts() -> Path:
     """Folder of the artifacts that ship in the package; it need not be there."""
-    import diffusers_erasure.embedded
+    from diffusers_erasure.embedded import erasures_folder
 
-    return Path(diffusers_erasure.embedded.__file__).parent / "artifacts"
+    return erasures_folder()
 
 
 def _check(arguments: CardArguments) -> None:
