@@ -97,6 +97,10 @@ class Repositories:
         """Give a revision a name that stays."""
         self._git(repo, "tag", name, revision)
 
+    def branch(self, repo: str, name: str, revision: str = "main") -> None:
+        """Begin a branch at a revision."""
+        self._git(repo, "branch", name, revision)
+
     def head(self, repo: str, revision: str) -> str | None:
         """Commit that a branch, tag or commit names; None if there is none."""
         asked = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")

@@ -2,13 +2,13 @@
 
     python serve.py REPOSITORIES STATE UPSTREAM
 
-`REPOSITORIES` holds git repositories as `models/<owner>/<name>`, `STATE` takes olah's own files, `UPSTREAM` is
-the `host:port` that stands for huggingface.co (a port where nobody listens). The one line on stdout is the port.
-The server ends with its parent: when stdin closes.
+`REPOSITORIES` holds git repositories as `models/<owner>/<name>`, `STATE` takes olah's own files, `UPSTREAM`
+is the `host:port` that stands for huggingface.co (a port where nobody listens). The one line on stdout is the
+port. The server ends with its parent: when stdin closes.
 
-olah 0.5.4 has two defects when it is offline, and `HubAnswers` stands in front of it for both: it does not know
-the newest commit of a repository (so information without a revision answers 401), and for a revision or a file
-that is not there it answers 401 or 500 in place of the Hub's 404.
+olah 0.5.4 has two defects when it is offline, and `HubAnswers` stands in front of it for both: it does not
+know the newest commit of a repository (so information without a revision answers 401), and for a revision or
+a file that is not there it answers 401 or 500 in place of the Hub's 404.
 """
 
 from __future__ import annotations

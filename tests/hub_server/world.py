@@ -1,7 +1,8 @@
-"""What a stranger finds on the Hub of these tests: repositories made from the tiny pipeline, and its pictures."""
+"""What a stranger finds on the Hub of these tests: repositories made from the tiny pipeline."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ from tests.hub_server.repositories import Repositories
 from tests.unit.encoders.published import publish
 
 CARD = "---\nlibrary_name: diffusers\ntags:\n- concept-erasure\n---\n# An encoder without churches\n"
+HOSTILE_CODE = b"""
+import os
+import pathlib
+
+pathlib.Path(os.environ["HF_HOME"], "ran").touch()
+
+
+class Hostile:
+    pass
+"""
 
 
 def edit_of(
@@ -61,18 +72,26 @@ class World:
         commit = self.repositories.commit_folder(BASE, self.pipe_folder)
         base = BaseModelRef(id=BASE, revision=commit)
         self._draw("base", None)
-        first = self._artifact("unet v1", edit_of(self.pipe, "unet", "attn2.to_v", base=base, size=1.0))
-        again = self._artifact("unet", edit_of(self.pipe, "unet", "attn2.to_v", base=base, size=1.0, seed=1))
-        text = self._artifact("text", edit_of(self.pipe, "text_encoder", "mlp.fc2.weight", base=base))
-        self.facts["commits"]["unet v1"] = self.repositories.commit_folder(UNET, first)
-        self.repositories.tag(UNET, "v1")
-        self.facts["commits"]["unet"] = self.repositories.commit_folder(UNET, again)
-        self.repositories.commit_folder(TEXT, text)
-        self.repositories.commit_folder(COLLECTION, text, inside="churches/text")
-        self._whole(text, again)
+        unet = [edit_of(self.pipe, "unet", "attn2.to_v", base=base, size=1.0, seed=seed) for seed in (0, 1)]
+        text = [edit_of(self.pipe, "text_encoder", "fc2.weight", base=base, seed=seed) for seed in (0, 1)]
+        old = self._artifact("unet v1", unet[0]), self._artifact("text v1", text[0])
+        new = self._artifact("unet", unet[1]), self._artifact("text", text[1])
+        self.facts["commits"]["unet v1"] = self._publish(UNET, old[0], tag="v1")
+        self.facts["commits"]["unet"] = self._publish(UNET, new[0])
+        self._publish(TEXT, new[1])
+        self.repositories.commit_folder(COLLECTION, new[1], inside="churches/text")
+        for name, (edited, encoder) in {"both v1": old, "both": new}.items():
+            self._whole(name, [encoder, edited], tag="v1" if name.endswith("v1") else None)
         self._foreign()
+        self._code()
         self.repositories.commit("stranger/only-a-card", {"README.md": b"# Nothing else\n"})
         return self.facts
+
+    def _publish(self, repo: str, folder: Path, *, tag: str | None = None) -> str:
+        commit = self.repositories.commit_folder(repo, folder)
+        if tag is not None:
+            self.repositories.tag(repo, tag)
+        return commit
 
     def _artifact(self, name: str, artifact: Artifact) -> Path:
         folder = save_artifact(artifact, self.scratch / name)
@@ -89,15 +108,28 @@ class World:
         self.facts["pictures"][name] = str(path)
         return pipe
 
-    def _whole(self, text: Path, unet: Path) -> None:
+    def _whole(self, name: str, erasures: list[Path], *, tag: str | None) -> None:
         """A pipeline that was saved erased, and its encoder alone."""
-        self._draw("both", [text, unet]).save_pretrained(self.scratch / "pipeline")
-        self.repositories.commit_folder(PIPELINE, self.scratch / "pipeline")
-        self.repositories.tag(PIPELINE, "v1")
-        robust = RobustEncoder.from_pretrained(text, base=self.pipe.text_encoder)
-        robust.save_pretrained(self.scratch / "encoder")
-        (self.scratch / "encoder" / "README.md").write_text(CARD)
-        self.repositories.commit_folder(ENCODER, self.scratch / "encoder")
+        pipeline, encoder = self.scratch / f"{name} pipeline", self.scratch / f"{name} encoder"
+        self._draw(name, erasures).save_pretrained(pipeline)
+        self._publish(PIPELINE, pipeline, tag=tag)
+        RobustEncoder.from_pretrained(erasures[0], base=self.pipe.text_encoder).save_pretrained(encoder)
+        (encoder / "README.md").write_text(CARD)
+        self._publish(ENCODER, encoder, tag=tag)
+
+    def _code(self) -> None:
+        """The same repositories with program code in them, and one whose index names it."""
+        places = ("", "unet/", "text_encoder/")
+        names = ("pipeline.py", "diffusers_erasure.py", "modeling.py", "__init__.py")
+        code = {place + name: HOSTILE_CODE for place in places for name in names}
+        for repo in (UNET, ENCODER, PIPELINE):
+            held = {name: self.repositories.read(repo, name) for name in self.repositories.names(repo)}
+            self.repositories.commit(f"{repo}-and-code", {**held, **code})
+        index = json.loads(held["model_index.json"])
+        index["_class_name"] = ["pipeline", "Hostile"]
+        index["text_encoder"] = ["modeling", "Hostile"]
+        named = {**held, **code, "model_index.json": json.dumps(index).encode()}
+        self.repositories.commit("stranger/names-its-code", named)
 
     def _foreign(self) -> None:
         folder = publish(self.pipe.text_encoder, self.scratch / "foreign" / "church_unlearned")

@@ -1,8 +1,8 @@
 """What every client process does: run its checks one after another, and write down how each one ended.
 
-A client is a fresh Python with a cache of its own, whose Hub is on loopback. It is started once and makes many
-checks, since importing torch and diffusers takes longer than all of them. This module imports neither, so that
-a test can ask a client for the names of its checks, and so that a client can begin without this package.
+A client is a fresh Python with a cache of its own, whose Hub is on loopback. It is started once and makes
+many checks, since importing torch and diffusers takes longer than all of them. This module imports neither,
+so that a test can ask a client for the names of its checks, and a client can begin without this package.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class Checks(dict[str, Check]):
     def run(self) -> None:
         """Run as `python -m client FACTS REPORT`, both JSON files."""
         facts: Facts = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        report = {name: _outcome(check, facts) for name, check in self.items()}
-        Path(sys.argv[2]).write_text(json.dumps(report), encoding="utf-8")
+        report: Facts = {}
+        for name, check in self.items():
+            report[name] = _outcome(check, facts)
+            Path(sys.argv[2]).write_text(json.dumps(report), encoding="utf-8")
 
 
 def _outcome(check: Check, facts: Facts) -> Facts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.hub_server.clients.harness import Checks, Facts, draws, refused, same
 from tests.hub_server.clients.reading import BASE, COLLECTION, ENCODER, PIPELINE, TEXT, UNET
 
@@ -50,8 +52,8 @@ def what_is_not_cached_is_named(facts: Facts) -> None:
 
     never = "stranger/never-read"
     for load in (load_artifact, ErasedStableDiffusionPipeline.from_pretrained):
-        refused(ArtifactNotFoundError, lambda: load(never), never, "local cache")
-    refused(ArtifactNotFoundError, lambda: RobustEncoder.from_pretrained(never), never)
+        refused(ArtifactNotFoundError, partial(load, never), never, "local cache")
+    refused(ArtifactNotFoundError, partial(RobustEncoder.from_pretrained, never), never)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""What a hostile Hub does, to which file, and how a client meets it: data for proxy, client and test."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+TRUE_OWNER = "stranger"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault in one file, met through one call.
+
+    Attributes:
+        name: Of the case, and owner in the address that the client asks for.
+        fault: What happens; see `hostile`.
+        repo: Repository of the stranger.
+        load: How the client loads it; see `clients.hostile`.
+        file: Path of the file that is hit; empty where the whole repository is.
+        times: How often it happens; None for always.
+        word: Text whose first letter is flipped, where the file holds it; else the byte at `WHERE`.
+    """
+
+    name: str
+    fault: str
+    repo: str
+    load: str
+    file: str = ""
+    times: int | None = None
+    word: bytes = b""
+
+    @property
+    def source(self) -> str:
+        """The id that the client asks for."""
+        return f"{self.name}/{self.repo}"
+
+
+WHERE = 0.6
+"""Where a file is flipped or cut, as a part of its length."""
+REPOS = {"artifact": "church-unet", "encoder": "church-encoder", "pipeline": "church-pipeline"}
+"""By call: the repository that it loads."""
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+FILES = {
+    "artifact": ("erasure_config.json", "unet.safetensors", "canary.safetensors"),
+    "encoder": ("config.json", "model.safetensors"),
+    "pipeline": ("model_index.json", UNET_WEIGHTS),
+}
+"""By call: the files that decide what is erased, which meet every fault."""
+FILE_FAULTS = ("flip", "zeros", "cut", "short", "wrong length", "missing", "gone midway")
+FLIPPED_TOO = (
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer.json",
+    "unet/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+)
+"""Files of a pipeline that erasing does not change, and that a picture depends on."""
+WORD = b"church"
+"""Stands in every file that says what is erased: flipped there, the text stays well formed."""
+
+
+def _case(fault: str, load: str, file: str = "", *, times: int | None = None, word: bytes = b"") -> Case:
+    told = [fault, load, file, {1: "once", 2: "twice"}.get(times or 0, ""), "word" if word else ""]
+    name = "-".join(re.sub(r"\W+", "-", part) for part in told if part)
+    return Case(name, fault, REPOS[load], load, file, times, word)
+
+
+def all_cases() -> dict[str, Case]:
+    """Every case by its name."""
+    cases = [
+        _case(fault, load, file) for load, files in FILES.items() for file in files for fault in FILE_FAULTS
+    ]
+    cases += [_case("flip", load, file, times=1) for load, files in FILES.items() for file in files]
+    cases += [_case("flip", load, files[0], word=WORD) for load, files in FILES.items()]
+    cases += [_case("flip", "pipeline", file) for file in FLIPPED_TOO]
+    cases += [_case("moving", load, times=times) for load in FILES for times in (1, 2)]
+    cases += [_case(fault, load) for fault in ("gated", "broken") for load in FILES]
+    return {case.name: case for case in cases}

@@ -1,0 +1,89 @@
+"""A victim's process: it loads through every case of a hostile Hub, twice, and says what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.hub_server.cases import REPOS, TRUE_OWNER, all_cases
+from tests.hub_server.clients.harness import Checks, Facts, picture
+
+CHECKS = Checks()
+
+
+def artifact(source: str, revision: str | None = None) -> str:
+    """Digest of an artifact."""
+    from diffusers_erasure.artifacts import load_artifact
+
+    return load_artifact(source, revision=revision).digest
+
+
+def encoder(source: str, revision: str | None = None) -> str:
+    """Weights and erasure of a robust encoder."""
+    from diffusers_erasure import RobustEncoder
+    from diffusers_erasure.artifacts.fingerprint import fingerprint
+
+    robust = RobustEncoder.from_pretrained(source, revision=revision)
+    return f"{fingerprint(robust)} {robust.erasure.concepts} {robust.erasure.verified}"
+
+
+def pipeline(source: str, revision: str | None = None) -> str:
+    """What a pipeline that was saved erased draws, and what it says of itself."""
+    from diffusers_erasure import ErasedStableDiffusionPipeline
+
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(source, revision=revision)
+    drawn = picture(pipe, steps=1).numpy().tobytes()
+    return f"{hashlib.sha256(drawn).hexdigest()} {[(e.name, e.digest) for e in pipe.erasures]}"
+
+
+LOADS: dict[str, Callable[..., str]] = {"artifact": artifact, "encoder": encoder, "pipeline": pipeline}
+
+
+def outcome(load: Callable[..., str], source: str) -> dict[str, Any]:
+    """`result` of a load, or `error`, the names of the classes of its error, with its `message`."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            result = {"result": load(source)}
+        except Exception as error:  # noqa: BLE001 - which one it is, the test judges
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            return {"error": kinds, "message": str(error)}
+    return {**result, "warnings": [str(warning.message) for warning in told]}
+
+
+def _check(name: str) -> Callable[[Facts], object]:
+    case = all_cases()[name]
+
+    def meet(facts: Facts) -> list[dict[str, Any]]:
+        return [outcome(LOADS[case.load], case.source) for _ in range(2 if case.times else 1)]
+
+    return meet
+
+
+@CHECKS.add
+def healthy(facts: Facts) -> dict[str, list[str]]:
+    """What the same calls give when nothing is wrong: of `main`, and of the tag that it was moved on from."""
+    return {
+        load: [LOADS[load](f"{TRUE_OWNER}/{repo}", revision) for revision in ("main", "v1")]
+        for load, repo in REPOS.items()
+    }
+
+
+@CHECKS.add
+def code_beside_the_weights(facts: Facts) -> dict[str, Any]:
+    """Repositories that hold Python files: what they give, and whether any of it ran."""
+    outcomes = {load: outcome(LOADS[load], f"{TRUE_OWNER}/{repo}-and-code") for load, repo in REPOS.items()}
+    outcomes["names its code"] = outcome(pipeline, f"{TRUE_OWNER}/names-its-code")
+    return {"outcomes": outcomes, "ran": Path(os.environ["HF_HOME"], "ran").exists()}
+
+
+CHECKS.update({name: _check(name) for name in all_cases()})
+
+if __name__ == "__main__":
+    time.sleep = lambda seconds: None  # the pauses of the Hub's client between its tries
+    CHECKS.run()
