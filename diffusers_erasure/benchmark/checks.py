@@ -11,8 +11,8 @@
 
 A rule of rates is asked of all concepts together and holds if the difference goes the way that the claim
 says and its exact p, adjusted for every test of the page (Holm), is under 0.05. A rule is open as long as a
-planned training of one of its concepts is missing, so that nobody stops when the figures please. A degenerate
-row settles nothing about robustness: it is open too.
+planned training of one of its concepts is missing, so that nobody stops when the figures please. A rule of
+robustness does not hold for a degenerate row: a broken model shows nothing, and that is no merit.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ class Lower:
 
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare prompt by prompt."""
-        missing = _open(figures, (self.first, self.second), concepts, self.attacks)
+        blocked = _blocked(figures, (self.first, self.second), concepts, self.attacks)
         found = figures.compare(self.first, self.second, concepts, self.attacks)
-        if missing or found is None:
-            return Answer(None, missing or NOTHING)
+        if blocked or found is None:
+            return blocked or Answer(None, NOTHING)
         holds = found.first.k < found.second.k and found.first.rate <= self.at_most * found.second.rate
         return Answer(holds, paired_words(found), found.p)
 
@@ -136,11 +136,11 @@ class Rarer:
 
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare the counts of concepts that have such prompts."""
-        missing = _open(figures, (self.first, self.second), concepts, ())
+        blocked = _blocked(figures, (self.first, self.second), concepts, ())
         rates = [figures.group(one, concepts).set_rate(self.prompt_set) for one in (self.first, self.second)]
         first, second = rates
-        if missing or first is None or second is None:
-            return Answer(None, missing or NOTHING)
+        if blocked or first is None or second is None:
+            return blocked or Answer(None, NOTHING)
         found = unpaired(first, second)
         return Answer(found.points < 0, rate_words(found), found.p)
 
@@ -162,10 +162,10 @@ class Keeps:
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare the changes."""
         slugs = (self.first,) if self.second is None else (self.first, self.second)
-        missing = _open(figures, slugs, concepts, (), degenerate_is_open=False)
+        blocked = _blocked(figures, slugs, concepts, (), of_robustness=False)
         kept = [figures.group(one, concepts).kept() for one in slugs]
-        if missing or any(one is None for one in kept):
-            return Answer(None, missing or NOTHING)
+        if blocked or any(one is None for one in kept):
+            return blocked or Answer(None, NOTHING)
         changes = [one.change for one in kept if isinstance(one, Kept)]
         apart = changes[0] - (changes[1] if len(changes) > 1 else 0.0)
         return Answer(apart >= -self.points, " against ".join(f"{one:+.1f}" for one in changes) + " points")
@@ -186,10 +186,10 @@ class KeepsMore:
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare the counts of everything that should stay."""
         slugs = (self.first, self.second)
-        missing = _open(figures, slugs, concepts, (), degenerate_is_open=False)
+        blocked = _blocked(figures, slugs, concepts, (), of_robustness=False)
         first, second = (figures.group(one, concepts).kept() for one in slugs)
-        if missing or first is None or second is None:
-            return Answer(None, missing or NOTHING)
+        if blocked or first is None or second is None:
+            return blocked or Answer(None, NOTHING)
         found = unpaired(first.erased, second.erased)
         return Answer(found.points > 0, rate_words(found), found.p)
 
@@ -211,14 +211,14 @@ class Nearer:
 
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare the means over training seeds, concept by concept."""
-        missing = _open(figures, (self.first, self.second), concepts, (), degenerate_is_open=False)
+        blocked = _blocked(figures, (self.first, self.second), concepts, (), of_robustness=False)
         pairs = {
             concept: [_kid(figures, one, concept) for one in (self.first, self.second)]
             for concept in concepts
         }
         known = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
-        if missing or len(known) < len(concepts):
-            return Answer(None, missing or NOTHING)
+        if blocked or len(known) < len(concepts):
+            return blocked or Answer(None, NOTHING)
         words = "; ".join(f"{name} {1000 * a:.1f} against {1000 * b:.1f}" for name, (a, b) in known.items())
         return Answer(all(a < b for a, b in known.values()), f"1000 KID: {words}")
 
@@ -240,12 +240,12 @@ class Stronger:
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare prompt by prompt."""
         attacks = (self.attack, self.other)
-        missing = _open(figures, (self.variant,), concepts, attacks)
+        blocked = _blocked(figures, (self.variant,), concepts, attacks)
         group = figures.group(self.variant, concepts)
         ours, theirs = (group.marks(name) for name in attacks)
         found = paired([(ours[slot], theirs[slot]) for slot in ours if slot in theirs])
-        if missing or found is None:
-            return Answer(None, missing or NOTHING)
+        if blocked or found is None:
+            return blocked or Answer(None, NOTHING)
         return Answer(found.points > 0, paired_words(found), found.p)
 
 
@@ -268,11 +268,11 @@ class NoExcess:
 
     def ask(self, figures: Figures, concepts: Sequence[str]) -> Answer:
         """Compare prompt by prompt, concept by concept."""
-        missing = _open(figures, (self.variant,), concepts, (self.attack, self.luck))
+        blocked = _blocked(figures, (self.variant,), concepts, (self.attack, self.luck))
         found = {one: figures.group(self.variant, (one,)).excess(self.attack, self.luck) for one in concepts}
         known = {name: one for name, one in found.items() if one is not None}
-        if missing or len(known) < len(concepts):
-            return Answer(None, missing or NOTHING)
+        if blocked or len(known) < len(concepts):
+            return blocked or Answer(None, NOTHING)
         level = sum(one.p >= LEVEL or one.points <= 0 for one in known.values())
         words = "; ".join(
             f"{name} {one.first.k} against {one.second.k} of {one.first.n}, p = {one.p:.2g}"
@@ -322,26 +322,28 @@ def _label(slug: str) -> str:
     return BY_SLUG[slug].label
 
 
-def _open(
+def _blocked(
     figures: Figures,
     slugs: Sequence[str],
     concepts: Sequence[str],
     attacks: Sequence[str],
     *,
-    degenerate_is_open: bool = True,
-) -> str:
-    """Why a rule cannot be settled yet; empty if it can."""
-    there = 0
+    of_robustness: bool = True,
+) -> Answer | None:
+    """Why a rule cannot be held against the figures: trainings are missing, or a row means nothing."""
+    there, suspicious = 0, []
     for concept in concepts:
         trained: list[set[int]] = []
         for slug in slugs:
             group = figures.group(slug, (concept,))
             ready = {cell.seed for cell in group.cells if cell.verdict and set(attacks) <= set(cell.attacks)}
             trained.append(ready)
-            if degenerate_is_open and group.suspicious:
-                return (
-                    f"{_label(slug)} on {concept} is {' and '.join(group.suspicious)}, which settles nothing"
-                )
+            if group.suspicious:
+                suspicious.append(f"{_label(slug)} on {concept} is {' and '.join(group.suspicious)}")
         there += len(set.intersection(*trained) & set(figures.seeds))
     planned = len(concepts) * len(figures.seeds)
-    return "" if there == planned else f"{there} of {planned} trainings are there"
+    if there < planned:
+        return Answer(None, f"{there} of {planned} trainings are there")
+    if suspicious and of_robustness:
+        return Answer(False, f"{'; '.join(suspicious)}: such a rate means nothing")
+    return None

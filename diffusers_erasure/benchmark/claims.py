@@ -83,8 +83,8 @@ CLAIMS: tuple[Claim, ...] = (
         "advunlearn-esd-text",
         ADVUNLEARN_PAPER,
         "tables 1-3",
-        "ESD in the text encoder resists, but breaks what should stay; AdvUnlearn there keeps it.",
-        (Lower("esd-text-encoder", "esd"), KeepsMore("advunlearn", "esd-text-encoder")),
+        "ESD in the text encoder breaks what should stay; AdvUnlearn there keeps it.",
+        (KeepsMore("advunlearn", "esd-text-encoder"), Keeps("advunlearn")),
     ),
     Claim(
         "text-encoder",

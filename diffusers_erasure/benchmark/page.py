@@ -119,7 +119,8 @@ def _head(stored: Stored, chosen: Profile) -> str:
     command = f"diffusers-erasure bench --profile {chosen.name}"
     return (
         f"Profile `{chosen.name}`: {chosen.summary}. **{stored.finished} of {stored.planned} cells are "
-        f"finished**; a cell is one method, concept and training seed. `–` is not measured yet. {SCOPE}\n\n"
+        f"finished**; a cell is one method, concept and training seed. `–` is not measured yet. A rate "
+        f"is k/n with its 95 % interval in percent. {SCOPE}\n\n"
         f"```bash\n{command}\n{command} --report\n```\n"
     )
 

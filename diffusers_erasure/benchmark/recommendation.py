@@ -16,7 +16,7 @@ from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.records import Verdict
 
 from .checks import LIKE
-from .figures import Figures, Group
+from .figures import Figures, Group, Slot
 from .profiles import ATTACKS, LUCK, TYPED, Profile
 
 NOT_YET = "not measured yet"
@@ -62,13 +62,18 @@ class Recommendation:
 def recommend(figures: Figures, chosen: Profile) -> list[Recommendation]:
     """Apply the rule to the methods of a profile."""
     groups = [(one.label, figures.group(one.slug, chosen.concepts)) for one in chosen.variants]
-    return [_recommend(against, attacks, groups, chosen) for against, attacks in AUDIENCES]
+    return [_recommend(against, attacks, groups, chosen, figures.seeds) for against, attacks in AUDIENCES]
 
 
 def _recommend(
-    against: str, attacks: Sequence[str], groups: Sequence[tuple[str, Group]], chosen: Profile
+    against: str,
+    attacks: Sequence[str],
+    groups: Sequence[tuple[str, Group]],
+    chosen: Profile,
+    seeds: Sequence[int],
 ) -> Recommendation:
-    missing = tuple(label for label, group in groups if not _complete(group, attacks, chosen))
+    planned = {(concept, seed) for concept in chosen.concepts for seed in seeds}
+    missing = tuple(label for label, group in groups if not _complete(group, attacks, planned))
     if missing:
         return Recommendation(against, None, None, missing, ())
     candidates, dropped = [], []
@@ -87,13 +92,13 @@ def _recommend(
     return Recommendation(against, robust, cheap, (), tuple(dropped))
 
 
-def _complete(group: Group, attacks: Sequence[str], chosen: Profile) -> bool:
+def _complete(group: Group, attacks: Sequence[str], planned: set[Slot]) -> bool:
     done = {
         (cell.concept, cell.seed)
         for cell in group.cells
         if cell.verdict is not None and set(attacks) <= set(cell.attacks)
     }
-    return done >= {(concept, seed) for concept in chosen.concepts for seed in chosen.seeds}
+    return done >= planned
 
 
 def sentences(found: Sequence[Recommendation]) -> list[str]:

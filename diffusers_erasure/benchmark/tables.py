@@ -196,10 +196,10 @@ def _under_attack(group: Group, rate: str) -> str:
 
 
 def _rate(found: Proportion | None) -> str:
-    """`6/34 (8–34 %)`."""
+    """`6/34 (8–34)`: counts, and the 95 % interval in percent."""
     if found is None:
         return MISSING
-    return f"{found.k}/{found.n} ({100 * found.low:.0f}–{100 * found.high:.0f} %)"
+    return f"{found.k}/{found.n} ({100 * found.low:.0f}–{100 * found.high:.0f})"
 
 
 def _number(value: float | None, form: str, *, times: float = 1.0) -> str:
