@@ -23,7 +23,7 @@ callbacks         progress, sample grids, measurements, the stop on divergence (
 losses            the papers' losses as pure functions
 student           the trainable copy of a component
 artifact_run      the way from a task to an artifact (task_state: what a task of several parts keeps)
-latents           noisy latents with what the frozen model says there
+latents           noisy latents with what the frozen model says there (text_memo: the same text read once)
 concept_prompts   wordings of the concept, each with what it is erased from
 guided_settings   what every method is told that erases by negative guidance (retain_settings: and by prompts)
 esd               erasing by negative guidance (esd_settings, esd_task)

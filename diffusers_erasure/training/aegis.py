@@ -12,13 +12,16 @@ In every iteration, with e_0 the frozen original and e_θ the model in training 
     2   L_e = | e_θ(z_t | c*) - ( e_0(z_t) - η (e_0(z_t | c') - e_0(z_t)) ) |²
     3   its gradient is rectified, tensor by tensor, against g_r = θ - θ0 where the two conflict
 
-No prompt is retained. The paper trains all of the UNet; other groups, the text encoder among them, are
-extensions without published figures.
+No prompt is retained. `retain_from prompts` takes the gradient of AdvUnlearn's retain set for g_r instead, the
+paper's ablation without the surrogate (`retain_gradient`); where its projection stands is this package's
+reading. The paper trains all of the UNet; other groups, the text encoder among them, are extensions without
+published figures. Each of several concepts has soft tokens of its own; an iteration draws one wording.
 
-Cost. The authors sample two partial trajectories by the model in training in every iteration: about 100 UNet
+Cost. The authors sample two partial trajectories by the model in training in every iteration: about 98 UNet
 passes, and 7 more. `latents_from pool` or `trajectory` takes latents of the frozen original for the concept,
 made once; this is another choice of the method, named in the artifact's settings. One sign for each tensor
-stands for the last projection, a copy of the weights (`memory`).
+stands for the last projection, a copy of the weights (`memory`), and θ - θ0 is made for one tensor at a time:
+`benchmarks/aegis.py` and `aegis_memory.py` measure both.
 
 Presets. `paper`. `released`: the command in the authors' README (their code of April 2026): soft tokens drawn
 anew in every iteration, μ = 0.2, ω up to 1e6, latents cleaner than the timestep that the UNet is told.

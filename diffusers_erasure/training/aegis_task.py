@@ -32,6 +32,7 @@ from .retention import Retention
 from .soft_pair import ConceptLatents, FreeTokens, SoftPair
 from .student import Student, frozen_unet, stored_as
 from .task_state import joined_state, part_of
+from .text_memo import remembered_text
 
 
 class AEGISTask:
@@ -170,17 +171,18 @@ class AEGISTask:
         shape = latent_shape(self.components.unet)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         device = self.sampler.unet.device
-        return partial_sample(
-            self.sampler,
-            states.to(device),
-            self.empty.to(device),
-            noise=noise.to(device),
-            step_index=indices,
-            steps=steps,
-            guidance_scale=settings.guidance_scale,
-            alignment=settings.alignment,
-            generator=generators[0],
-        )
+        with remembered_text(self.sampler.unet):
+            return partial_sample(
+                self.sampler,
+                states.to(device),
+                self.empty.to(device),
+                noise=noise.to(device),
+                step_index=indices,
+                steps=steps,
+                guidance_scale=settings.guidance_scale,
+                alignment=settings.alignment,
+                generator=generators[0],
+            )
 
     def _target_states(self, number: int) -> Tensor:
         """States that the target is derived from, seen through the original, `(1, tokens, width)`."""
