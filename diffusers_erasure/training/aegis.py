@@ -12,7 +12,7 @@ In every iteration, with e_0 the frozen original and e_θ the model in training 
     2   L_e = | e_θ(z_t | c*) - ( e_0(z_t) - η (e_0(z_t | c') - e_0(z_t)) ) |²
     3   its gradient is rectified, tensor by tensor, against g_r = θ - θ0 where the two conflict
 
-No prompt is retained. `retain_from prompts` takes the gradient of AdvUnlearn's retain set for g_r instead, the
+No prompt is retained. `retain_from prompts` takes the gradient of AdvUnlearn's retain set for g_r, the
 paper's ablation without the surrogate (`retain_gradient`); where its projection stands is this package's
 reading. The paper trains all of the UNet; other groups, the text encoder among them, are extensions without
 published figures. Each of several concepts has soft tokens of its own; an iteration draws one wording.
