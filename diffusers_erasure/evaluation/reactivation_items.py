@@ -43,6 +43,15 @@ MERGE_SHARE = 0.5
 CLIP_SKIP = 1
 INVERSION: Family = "concept-inversion"
 _WAYS: tuple[tuple[Family, str], ...] = (("lora", "LoRA"), ("full", "full"))
+_HEADINGS: dict[Family, str] = {
+    "concept-inversion": "learned word",
+    "merge": "weights",
+    "int8": "weights",
+    "img2img": "from the base's picture",
+    "inpainting": "from the base's picture",
+    "foreign-embeddings": "text states",
+    "clip-skip": "text states",
+}
 _KINDS: tuple[DataKind, ...] = ("unrelated", "related")
 
 
@@ -70,9 +79,15 @@ class Item:
     def group(self) -> str:
         """Heading under which neighbouring items stand."""
         if self.data is not None:
-            way = dict(_WAYS)[self.family]
-            return f"{way} fine-tuning, {self.data} data"
-        return {"img2img": "img2img"}.get(self.family, "")
+            return f"{dict(_WAYS)[self.family]} fine-tuning, {self.data} data"
+        return _HEADINGS[self.family]
+
+    @property
+    def short(self) -> str:
+        """What is to be said under that heading."""
+        if self.data is not None:
+            return f"{self.steps:,} steps"
+        return f"strength {self.amount:g}" if self.family == "img2img" else self.title
 
 
 def all_items(steps: Sequence[int] = STEPS) -> tuple[Item, ...]:

@@ -47,11 +47,11 @@ class PictureInput:
     pictures: Mapping[tuple[str, int], Tensor]
     strength: float
     mask: Tensor | None = None
-    bar: dict[str, Any] = field(default_factory=dict)
+    _progress_bar_config: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """As pipelines have it."""
-        self.bar = options
+        """As pipelines have it, under the name by which it is put back."""
+        self._progress_bar_config = options
 
     def __call__(
         self,
@@ -89,11 +89,11 @@ class StateInput:
 
     pipe: Any
     states: States
-    bar: dict[str, Any] = field(default_factory=dict)
+    _progress_bar_config: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """As pipelines have it."""
-        self.bar = options
+        """As pipelines have it, under the name by which it is put back."""
+        self._progress_bar_config = options
 
     def __call__(self, *, prompt: list[str], **options: Any) -> Any:
         """Draw one picture per prompt; see diffusers' pipelines for the arguments."""
