@@ -110,12 +110,14 @@ class ReceivingHub:
     def _create(self, asked: dict[str, Any]) -> httpx2.Response:
         self.created.append(asked)
         repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        address = f"https://huggingface.co/{repo}"
         if self.repositories.exists(repo):
-            return httpx2.Response(409, json={"error": "You already created this model repo", "id": repo})
+            told = {"error": "You already created this model repo", "url": address, "id": repo}
+            return httpx2.Response(409, json=told)
         if asked.get("private") or asked.get("visibility") == "private":
             self.private.add(repo)
         self.repositories.commit(repo, {".gitattributes": ATTRIBUTES}, message="initial commit")
-        return httpx2.Response(200, json={"url": f"https://huggingface.co/{repo}", "id": repo})
+        return httpx2.Response(200, json={"url": address, "id": repo})
 
     def _preupload(self, _repo: str, _branch: str, content: bytes) -> httpx2.Response:
         asked = json.loads(content)["files"]
