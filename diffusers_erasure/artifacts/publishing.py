@@ -166,6 +166,7 @@ def plan_artifact(folder: str | Path, repo_id: str, options: PushOptions) -> Pus
     Raises:
         ArtifactError: It is broken, a document of its manifest is missing or changed, or code lies in it.
     """
+    check_repo_id(repo_id)
     root = Path(folder).expanduser()
     manifest = load_artifact(root).manifest
     for record in document_records(FolderSource(root), manifest):
@@ -232,8 +233,7 @@ def make_plan(
         ConfigError: The id is none.
         PublishError: A file holds code or a pickle.
     """
-    if not is_repo_id(repo_id):
-        raise ConfigError(f"{repo_id!r} is no Hub id; expected organisation/name; give one")
+    check_repo_id(repo_id)
     inside = check_subfolder(options.subfolder)
     start = f"{inside}/" if inside else ""
     known = {*names}
@@ -252,6 +252,12 @@ def make_plan(
         files.append(PushFile(f"{start}{CARD_NAME}", content, len(content), digest))
     ordered = tuple(sorted(files, key=lambda file: file.path))
     return PushPlan(repo_id, kind, ordered, others, origin if card is None else card.origin)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no id of a repository."""
+    if not is_repo_id(repo_id):
+        raise ConfigError(f"{repo_id!r} is no Hub id; expected organisation/name; give one")
 
 
 def rendered_card(renderer: str, *arguments: Any, **options: Any) -> Card:

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -42,6 +41,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", *PICKLES)
 HELD_IN_MEMORY = 16 * 2**20
 _MOVED = 412
+_CLIENT_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
+"""Base of the errors of the HTTP library that this version of the client uses (httpx or httpx2)."""
 _SHOWN = 5
 _SUBJECTS = {
     "artifact": "Upload a concept erasure",
@@ -88,6 +89,11 @@ def publish(plan: PushPlan, options: PushOptions) -> Pushed:
         PublishError: The Hub did not take it, the branch has moved, or it would overwrite what it must not.
     """
     options.check()
+    if constants.HF_HUB_OFFLINE:
+        raise PublishError(
+            f"{plan.repo_id} cannot be pushed to: HF_HUB_OFFLINE is set; expected a connection; unset it, or "
+            "list the files with --dry_run"
+        )
     branch = options.revision or "main"
     api = HfApi(token=options.token, library_name="diffusers_erasure", library_version=__version__)
     with _our_errors(plan.repo_id, branch):
@@ -240,11 +246,6 @@ def _our_errors(repo: str, branch: str) -> Iterator[None]:
     """Turn errors of the Hub client into ours; order matters, since they inherit from each other."""
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise PublishError(
-            f"{repo} cannot be pushed to: HF_HUB_OFFLINE is set; expected a connection; unset it, or list "
-            "the files with --dry_run"
-        ) from error
     except RepositoryNotFoundError as error:
         raise PublishError(
             f"the Hub does not let you write to {repo}, or there is no such organisation; expected a token "
@@ -252,7 +253,7 @@ def _our_errors(repo: str, branch: str) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         raise _refused(repo, branch, error) from error
-    except (HFValidationError, OSError) as error:
+    except (HFValidationError, OSError, _CLIENT_ERROR) as error:
         raise PublishError(
             f"the push to {repo} did not go through ({type(error).__name__}: {str(error)[:300]}); expected "
             "an answer from the Hub; check the connection and the id, then push again"

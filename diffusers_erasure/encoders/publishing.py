@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from diffusers_erasure.artifacts.publishing import (
     PushOptions,
     PushPlan,
+    check_repo_id,
     make_plan,
     own_card,
     rendered_card,
@@ -56,6 +57,7 @@ def plan_encoder(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
         UnverifiedArtifactError: Nothing in it says that it is erased.
         ArtifactError: It is not whole, or not what was saved.
     """
+    check_repo_id(repo_id)
     config = read_encoder_config(folder / CONFIG_FILE)
     named = config.get("architectures") or [""]
     stock = CLASSES.get(str(named[0]))

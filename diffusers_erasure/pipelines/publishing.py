@@ -14,6 +14,7 @@ from typing import Any
 from diffusers_erasure.artifacts.publishing import (
     PushOptions,
     PushPlan,
+    check_repo_id,
     make_plan,
     own_card,
     rendered_card,
@@ -73,6 +74,7 @@ def plan_pipeline(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
         PublishError: Its index does not say that it is erased.
         ArtifactError: It is not whole, or its weights are not those that were saved.
     """
+    check_repo_id(repo_id)
     if options.subfolder:
         raise ConfigError(
             f"subfolder={options.subfolder!r} for a pipeline, which diffusers loads from the root of a "
