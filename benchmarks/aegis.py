@@ -45,7 +45,7 @@ from diffusers_erasure.training.student import Student
 CONCEPT = "church"
 PAPER_ITERATIONS = 1000
 LEAST = {"tuned": 1.3, "frozen": 8.0}
-SAME = 1e-3  # of the way that the weights went
+SAME = 5e-3  # of the way that the weights went: Adam makes whole steps of gradients that are rounding alone
 
 
 @dataclass
