@@ -95,7 +95,8 @@ class ReceivingHub:
             content = response.read()
             drop = ("transfer-encoding", "connection")
             headers = {name: value for name, value in response.getheaders() if name.lower() not in drop}
-            if found := INFORMATION.fullmatch(request.url.path):
+            found = INFORMATION.fullmatch(request.url.path)
+            if found and response.status == 200:
                 content = self._with_visibility(found["repo"], content)
                 headers.pop("content-length", None)
             return httpx2.Response(response.status, headers=headers, content=content)
