@@ -2,8 +2,8 @@
 
 The owner in an address says what happens to it. `stranger/church-unet` passes as it is,
 `gated-artifact/church-unet` is the same repository with the fault of that case. So one client
-process meets every fault, each under an id of its own with a part of the cache of its own, and nothing has to be
-switched between two requests.
+process meets every fault, each under an id of its own with a part of the cache of its own, and nothing has to
+be switched between two requests.
 """
 
 from __future__ import annotations
