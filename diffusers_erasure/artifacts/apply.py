@@ -97,11 +97,7 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
         The erasure's name, for `set_erasure_scale` and `unload_erasure`.
     """
     strength = _checked_scale(scale)
-    if trusted_key is not None and isinstance(source, Artifact):
-        raise ConfigError(
-            f"trusted_key was given with {source.origin}, which is in memory already; expected a folder or a "
-            "Hub id, whose signature can be checked; give that, or the key to load_artifact"
-        )
+    _check_signable(source, trusted_key)
     artifact = (
         source
         if isinstance(source, Artifact)
@@ -241,6 +237,14 @@ def _checked_scale(scale: float) -> float:
             f"scale={scale!r} is no strength; expected a finite number, 1 is as trained; give one"
         )
     return float(scale)
+
+
+def _check_signable(source: str | Path | Artifact, trusted_key: TrustedKey | None) -> None:
+    if trusted_key is not None and isinstance(source, Artifact):
+        raise ConfigError(
+            f"trusted_key was given with {source.origin}, which is in memory already; expected a folder or a "
+            "Hub id, whose signature can be checked; give that, or the key to load_artifact"
+        )
 
 
 def _free_name(pipe: Any, artifact: Artifact, name: str | None) -> str:
