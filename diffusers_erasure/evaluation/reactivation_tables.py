@@ -10,7 +10,7 @@ from .reactivation_items import BY_KEY
 from .reactivation_report import CountedPictures, ReactivationReport, ReactivationRow
 from .records import Verdict
 
-_HEADINGS = ("k/n", "95 %", "p", "seconds")
+_HEADINGS = ("k/n", "95 %", "p", "loss", "seconds")
 
 
 def reactivation_table(report: ReactivationReport) -> Group:
@@ -26,11 +26,12 @@ def reactivation_table(report: ReactivationReport) -> Group:
     table.add_column("manipulation", no_wrap=True)
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row("none: the base", *_counts(report.base), "", "")
-    table.add_row("none: as erased", *_counts(report.erased), "", "")
+    table.add_row("none: the base", *_counts(report.base), "", "", "")
+    table.add_row("none: as erased", *_counts(report.erased), "", "", "")
     for row in report.rows:
         style = "red" if row.verdict is Verdict.BROKEN else ""
-        table.add_row(row.title, *_counts(row.found), _p(report, row), f"{row.seconds:.0f}", style=style)
+        cells = (*_counts(row.found), _p(report, row), _loss(row), f"{row.seconds:.0f}")
+        table.add_row(row.title, *cells, style=style)
     return Group(table, *_notes(report))
 
 
@@ -46,13 +47,20 @@ def _p(report: ReactivationReport, row: ReactivationRow) -> str:
     return "" if value is None or row.verdict is Verdict.BROKEN else f"{value:.2g}"
 
 
+def _loss(row: ReactivationRow) -> str:
+    """By how much fine-tuning changed the loss on its own data."""
+    if not row.loss_before or row.loss_after is None:
+        return ""
+    return f"{100 * (row.loss_after / row.loss_before - 1):+.0f} %"
+
+
 def _notes(report: ReactivationReport) -> list[Text]:
     """Verdict, remarks on single rows, and what was not measured."""
     erasure = report.erasure
     first = Text(
         f"verdict: {report.verdict.value}; the erasure was {erasure.state_before} before each manipulation "
-        f"and {erasure.state_after} after all; p: exact McNemar test against as erased; preset "
-        f"{report.preset}; {report.seconds:.0f} s"
+        f"and {erasure.state_after} after all; p: exact McNemar test against as erased; loss: "
+        f"of fine-tuning, on its own data; preset {report.preset}; {report.seconds:.0f} s"
     )
     remarks: dict[str, list[str]] = {}
     for row in report.rows:

@@ -26,6 +26,9 @@ from .reactivation_report import ReactivationRow
 from .reactivation_stage import Seen, Stage, watching
 from .reactivation_store import Measured
 
+HARDLY = 0.05
+"""Fall of the loss on its own data, as a share, below which fine-tuning learned hardly anything."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -117,9 +120,19 @@ class Tuning:
             loss_before=_number(tuned.loss_before),
             loss_after=_number(tuned.loss_after),
             settings={**self.config.model_dump(mode="json"), "steps": item.steps},
-            note="on the erased model; seconds since the row before, of one training",
+            note=_learned(tuned),
             seconds=round(seconds, 2),
         )
+
+
+def _learned(tuned: FineTuned) -> str:
+    """A warning where fine-tuning hardly learned what it was shown."""
+    if tuned.loss_after <= (1 - HARDLY) * tuned.loss_before:
+        return ""
+    return (
+        f"the loss on its own data fell by less than {100 * HARDLY:.0f} %: it hardly learned, so that what stayed "
+        "away says little; try a higher learning rate"
+    )
 
 
 def _number(value: float) -> float | None:

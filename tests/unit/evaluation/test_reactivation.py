@@ -19,7 +19,7 @@ from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.embedded.vocabulary import CONCEPTS
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import reactivation as module
-from diffusers_erasure.evaluation import reactivation_draw
+from diffusers_erasure.evaluation import reactivation_draw, reactivation_inversion
 from diffusers_erasure.evaluation.attack_file import attack_file
 from diffusers_erasure.evaluation.attack_groups import Group, attack_groups
 from diffusers_erasure.evaluation.attack_runner import Arena
@@ -237,6 +237,17 @@ def test_a_run_that_is_interrupted_does_nothing_again(run: Run, tmp_path: Path) 
     )
 
 
+def test_fine_tuning_that_hardly_learned_says_so(run: Run) -> None:
+    """Two steps at 1e-4 move nothing; a loss that falls is shown without the warning."""
+    (idle,) = run(("full-related-1",)).report.rows
+    assert "it hardly learned" in idle.note
+    config = SETTINGS.fine_tuning.model_copy(update={"learning_rate": 0.01})
+    items = choose_items(("full-related-30",), (30,))
+    (learned,) = run(settings=replace(SETTINGS, items=items, fine_tuning=config)).report.rows
+    assert learned.loss_after < 0.95 * learned.loss_before
+    assert not learned.note
+
+
 def test_other_settings_measure_again(run: Run, tmp_path: Path) -> None:
     run(("lora-related-1",))
     config = SETTINGS.fine_tuning.model_copy(update={"lora_learning_rate": 0.5})
@@ -275,6 +286,17 @@ def test_concept_inversion_is_taken_from_a_report_of_this_artifact(
     assert (row.rate.k, row.rate.n) == (0, 2)
     path.write_text(_attack_report(subject, "0" * 64), encoding="utf-8")
     assert run(settings=settings).report.row("concept-inversion") is None
+
+
+def test_concept_inversion_is_run_where_it_was_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"steps": 1, "pictures": 1, "pictures_per_step": 1}
+    monkeypatch.setattr(
+        reactivation_inversion, "preset_config", lambda spec, _budget: spec.config.parse(small)
+    )
+    report = run(("concept-inversion", "merge")).report
+    assert [row.key for row in report.rows] == ["concept-inversion", "merge-0.5"]
+    assert (report.rows[0].taken_from, report.rows[0].rate.n) == ("", 2)
+    assert report.rows[0].settings["steps"] == 1
 
 
 def _attack_report(subject: Subject, digest: str) -> str:
