@@ -130,8 +130,8 @@ def _learned(tuned: FineTuned) -> str:
     if tuned.loss_after <= (1 - HARDLY) * tuned.loss_before:
         return ""
     return (
-        f"the loss on its own data fell by less than {100 * HARDLY:.0f} %: it hardly learned, so that what stayed "
-        "away says little; try a higher learning rate"
+        f"the loss on its own data fell by less than {100 * HARDLY:.0f} %: it hardly learned, so that what "
+        "stayed away says little; try a higher learning rate"
     )
 
 
