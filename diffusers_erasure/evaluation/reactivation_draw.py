@@ -122,7 +122,7 @@ class Manipulations:
         given = PictureInput(pipe, self.stage.by_prompt(images), 1.0, mask)
         alone = self._seen_around(images, mask)
         note = (
-            f"{100 * INPAINT_SHARE:.0f} % of each side of the base's picture drawn anew; with that part grey, "
+            f"{100 * INPAINT_SHARE:.0f} % of each side of the base's picture drawn anew; with that grey, "
             f"the judge sees the concept in {alone.k}/{alone.n}"
         )
         return Outcome(self._counted(given, progress), {"masked_share_of_side": INPAINT_SHARE}, note)
