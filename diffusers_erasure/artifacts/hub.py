@@ -3,24 +3,25 @@
 The only module that reads through `huggingface_hub`; `upload` is the one that writes. A revision is resolved
 to a commit once, with the manifest, and every other file is fetched from that commit. A file that turns out
 to be corrupted is removed from the cache and fetched once more; the client itself checks only its length.
-Errors of the client become errors of our tree.
+Errors of the client, and of the HTTP library under it, become errors of our tree.
 """
 
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import cast
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -31,8 +32,26 @@ from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundErr
 
 logger = logging.getLogger(__name__)
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_AT_ONCE = 8
+"""Files that are compared with their hashes at the same time."""
+
+
+def _transport_error() -> type[Exception]:
+    """Base of the errors of the HTTP library that this version of the client uses (httpx, httpx2, requests).
+
+    Found among the parents of the client's own error, since the library's name changes from version to
+    version. Errors of the operating system, which some of these libraries raise, are caught beside it.
+    """
+    for parent in HfHubHTTPError.__mro__:
+        if parent.__module__.partition(".")[0] not in ("huggingface_hub", "builtins"):
+            return cast(type[Exception], parent)
+    return OSError
+
+
+TRANSPORT_ERROR = _transport_error()
+"""What a connection that breaks raises; see `_transport_error`."""
 
 
 @dataclass
@@ -46,7 +65,7 @@ class FolderSource:
         """How messages call it."""
         return str(self.folder)
 
-    def optional(self, name: str) -> Path | None:
+    def optional(self, name: str, *, surely: bool = False) -> Path | None:  # noqa: ARG002
         """Where a file lies, if it is there."""
         path = self.folder / name
         return path if path.is_file() else None
@@ -79,7 +98,7 @@ class HubSource:
     repo: str
     subfolder: str | None = None
     revision: str | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
@@ -91,12 +110,21 @@ class HubSource:
         place = f"{self.repo}/{self.subfolder}" if self.subfolder else self.repo
         return f"{place} at {self.commit}" if self.commit else place
 
-    def optional(self, name: str) -> Path | None:
-        """Fetch a file if the repository has it (or, without a connection, the cache)."""
+    def optional(self, name: str, *, surely: bool = False) -> Path | None:
+        """Fetch a file if the repository has it (or, without a connection, the cache).
+
+        Args:
+            name: The file.
+            surely: None has to mean that the repository has no such file. Otherwise it also stands for a file
+                that is not in the cache while the Hub is out of reach.
+
+        Raises:
+            ArtifactNotFoundError: There is no such repository or revision; or, if `surely`, nobody can say.
+        """
         try:
             return self.path(name)
         except ArtifactNotFoundError as error:
-            if isinstance(error.__cause__, EntryNotFoundError):
+            if is_absent(error) or (is_unknown(error) and not surely):
                 return None
             raise
 
@@ -128,6 +156,56 @@ class HubSource:
                 "that can be trusted"
             )
         return path
+
+    def names(self) -> tuple[str, ...] | None:
+        """Paths of all files of the revision; None without a connection, or where the Hub does not answer."""
+        if self.local_files_only:
+            return None
+        api = HfApi(token=self.token, library_name="diffusers_erasure")
+        try:
+            with _our_errors(self, "the list of files"):
+                return tuple(api.list_repo_files(self.repo, revision=self.commit or self.revision))
+        except ArtifactNotFoundError as error:
+            logger.warning("%s; only what is in the cache is used", error)
+            return None
+
+    def fetch_all(
+        self, names: Iterable[str], *, but: Iterable[str] = (), local_files_only: bool = False
+    ) -> Path:
+        """Fetch files side by side, or find them in the cache; returns the folder that holds them.
+
+        Args:
+            names: Their paths, or patterns of them.
+            but: Patterns of files that are left out.
+            local_files_only: Whether only the cache may be used, also where the source says otherwise.
+
+        Raises:
+            ArtifactNotFoundError: One is not to be had.
+        """
+        with _our_errors(self, "a file"):
+            found = snapshot_download(
+                self.repo,
+                revision=self.commit or self.revision,
+                allow_patterns=list(names),
+                ignore_patterns=list(but),
+                token=self.token,
+                cache_dir=self.cache_dir,
+                local_files_only=self.local_files_only or local_files_only,
+                force_download=self.force_download and not self.local_files_only,
+                library_name="diffusers_erasure",
+            )
+        return Path(found)
+
+    def check_all(self, names: Iterable[str]) -> None:
+        """Compare files with the hashes that the Hub gave them, several at once; mend each once.
+
+        Raises:
+            ArtifactIntegrityError: One stays corrupted.
+        """
+        once = replace(self, force_download=False)
+        once.commit = self.commit
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(once.checked, names))
 
     def describe(self, name: str) -> str:
         """The file in words."""
@@ -174,6 +252,16 @@ class HubSource:
 
 
 Source = FolderSource | HubSource
+
+
+def is_absent(error: ArtifactNotFoundError) -> bool:
+    """Whether fetching a file failed because the Hub said that there is none."""
+    return isinstance(error.__cause__, EntryNotFoundError) and not is_unknown(error)
+
+
+def is_unknown(error: ArtifactNotFoundError) -> bool:
+    """Whether it failed because the file is not in the cache and the Hub was not asked or did not answer."""
+    return isinstance(error.__cause__, LocalEntryNotFoundError)
 
 
 def file_sha256(path: Path) -> str:
@@ -229,9 +317,9 @@ def _our_errors(source: HubSource, name: str) -> Iterator[None]:
         ) from error
     except LocalEntryNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{source.describe(name)} is not in the local cache and the Hub was not asked or did not "
-            "answer; expected a "
-            "cached copy or a connection; download it once with a connection (local_files_only=False)"
+            f"{source.describe(name)} is not in the local cache, and {_silence(error)}; expected a cached "
+            "copy or a connection; download it once with a connection (local_files_only=False, without "
+            "HF_HUB_OFFLINE)"
         ) from error
     except EntryNotFoundError as error:
         raise ArtifactNotFoundError(
@@ -239,9 +327,17 @@ def _our_errors(source: HubSource, name: str) -> Iterator[None]:
             "and "
             "revision= (a whole pipeline is loaded by its from_pretrained, a LoRA by load_lora_weights)"
         ) from error
-    except (OfflineModeIsEnabled, HFValidationError, HfHubHTTPError, OSError) as error:
+    except (OSError, ValueError, RuntimeError, TRANSPORT_ERROR) as error:  # also of the client's transfers
         raise ArtifactNotFoundError(
             f"{source.describe(name)} could not be fetched ({type(error).__name__}: {str(error)[:300]}); "
             "expected an "
             "answer from the Hub; check the connection and the id, then try again"
         ) from error
+
+
+def _silence(error: LocalEntryNotFoundError) -> str:
+    """Why the Hub told nothing, as far as the client says: it was not asked, or did not answer."""
+    reason = error.__cause__
+    if reason is None or isinstance(reason, OfflineModeIsEnabled):
+        return "the Hub was not asked, since this is offline"
+    return f"the Hub did not answer as it should ({type(reason).__name__}: {str(reason)[:200]})"

@@ -71,9 +71,9 @@ def sign_artifact(folder: str | Path, key: Ed25519PrivateKey, *, version: str | 
     return Signed(root / SIGNATURE_NAME, parse_signature(content, origin=str(root / SIGNATURE_NAME)))
 
 
-def read_signature(place: Source) -> bytes | None:
-    """The bytes of an artifact's signature; None if it has none."""
-    path = place.optional(SIGNATURE_NAME)
+def read_signature(place: Source, *, surely: bool = False) -> bytes | None:
+    """The bytes of an artifact's signature; None if it has none (if `surely`, only where the Hub says so)."""
+    path = place.optional(SIGNATURE_NAME, surely=surely)
     if path is None:
         return None
     if place.altered_in_transit(path):
@@ -94,7 +94,7 @@ def check_signed(place: Source, data: bytes, manifest: Manifest, trusted_key: Tr
         SignatureError: It has no signature, a wrong one, or is another artifact.
     """
     trust = as_trust(trusted_key)
-    found = read_signature(place)
+    found = read_signature(place, surely=True)
     if found is None:
         raise SignatureError(
             f"{place.label} is not signed: it has no {SIGNATURE_NAME}; expected a signature by the trusted "

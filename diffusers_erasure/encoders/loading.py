@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.edits import apply_edit
 from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, ComponentSpec
+from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.artifacts.tensors import component_tensors
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
 from diffusers_erasure.errors import (
@@ -38,6 +39,7 @@ from diffusers_erasure.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
     ConfigError,
+    SignatureError,
     UnverifiedArtifactError,
 )
 
@@ -75,12 +77,13 @@ class LoadRequest:
     source: str
     subfolder: str = ""
     revision: str | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
     attn_implementation: str | None = None
     allow_unverified: bool = False
+    trusted_key: TrustedKey | None = None
 
     def hub_options(self) -> dict[str, Any]:
         """Arguments that say how to reach the Hub."""
@@ -138,6 +141,12 @@ def load_encoder(
         raise ConfigError(
             f"base= was given, but {source.label} is a whole encoder, not an artifact; a base is only needed "
             f"to apply an artifact ({MANIFEST_NAME}); leave base= out"
+        )
+    elif request.trusted_key is not None:
+        raise source.unknown(MANIFEST_NAME) or SignatureError(
+            f"{source.label} is no artifact (it has no {MANIFEST_NAME}), and only artifacts carry "
+            "signatures; expected one by the trusted key; give the signed artifact, or load it without "
+            "trusted_key"
         )
     else:
         loaded = _load_whole(stock_class, source, request)
@@ -225,6 +234,7 @@ def _load_from_artifact(
         request.source,
         subfolder=request.subfolder or None,
         revision=request.revision,
+        trusted_key=request.trusted_key,
         **request.hub_options(),
     )
     edited_components = sorted(artifact.manifest.components)

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.errors import ConfigError
 
 from .checkpoint import match_to_module
@@ -72,6 +73,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
         attn_implementation: str | None = None,
         base: str | Path | torch.nn.Module | None = None,
         allow_unverified: bool = False,
+        trusted_key: TrustedKey | None = None,
         **loader_options: object,
     ) -> Self:
         """Load an erased text encoder, completely and verified, or fail saying why.
@@ -92,6 +94,8 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
                 names.
             allow_unverified: Accept an encoder that carries nothing to verify it with; says so in a warning
                 and in `erasure`.
+            trusted_key: Public key, or `Trust`, that an artifact must be signed with; a whole encoder carries
+                no signature and is refused then.
             loader_options: What diffusers passes to every component's loader, at its default.
 
         Raises:
@@ -107,6 +111,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
             force_download=force_download,
             attn_implementation=attn_implementation,
             allow_unverified=allow_unverified,
+            trusted_key=trusted_key,
         )
         asked = loader_options.pop("torch_dtype", None) if dtype is None else dtype
         loaded = load_encoder(cls._stock_class(), request, dtype=asked, base=base, options=loader_options)

@@ -10,10 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
-from diffusers_erasure.artifacts.hub import FolderSource, HubSource, check_subfolder, is_repo_id
+from diffusers_erasure.artifacts.hub import (
+    FolderSource,
+    HubSource,
+    check_subfolder,
+    is_absent,
+    is_repo_id,
+    is_unknown,
+)
 from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes, sha256_of, tensors_from
 from diffusers_erasure.embedded import resolve_model
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError
@@ -87,26 +93,46 @@ class EncoderSource:
         return None if isinstance(self._place, FolderSource) else self._place.commit or self._place.revision
 
     def has(self, filename: str) -> bool:
-        """Whether there is such a file (fetching it, on the Hub)."""
+        """Whether there is such a file at hand (fetching it, on the Hub).
+
+        False also where it is not in the cache and the Hub is out of reach: then `unknown` says so.
+        """
         if isinstance(self._place, FolderSource):
             return self._place.path(filename).is_file()
-        try:
-            self._place.path(filename)
-        except ArtifactNotFoundError as error:
-            if isinstance(error.__cause__, EntryNotFoundError):
-                return False
-            raise
-        return True
+        error = self._failure(filename)
+        if error is None or is_absent(error) or is_unknown(error):
+            return error is None
+        raise error
+
+    def unknown(self, filename: str) -> ArtifactNotFoundError | None:
+        """The error that says why nobody can tell whether there is such a file; None where one can."""
+        error = self._failure(filename)
+        return error if error is not None and is_unknown(error) else None
 
     def path(self, filename: str) -> Path:
         """The file's path on this machine; an error if there is none, or a download that stays corrupted."""
-        if not self.has(filename):
-            raise ArtifactNotFoundError(
-                f"{self.label} has no {filename}; a text encoder's folder has config.json and "
-                f"{WEIGHTS_FILE}; give the encoder's own folder (for one inside a pipeline: "
-                "subfolder='text_encoder')"
-            )
+        error = self._failure(filename)
+        if error is not None:
+            raise self._without(filename) if is_absent(error) else error
         return self._place.checked(filename)
+
+    def _failure(self, filename: str) -> ArtifactNotFoundError | None:
+        """The error with which fetching a file ends; None if it is there."""
+        place = self._place
+        if isinstance(place, FolderSource):
+            return None if place.path(filename).is_file() else self._without(filename)
+        try:
+            place.path(filename)
+        except ArtifactNotFoundError as error:
+            return error
+        return None
+
+    def _without(self, filename: str) -> ArtifactNotFoundError:
+        return ArtifactNotFoundError(
+            f"{self.label} has no {filename}; a text encoder's folder has config.json and "
+            f"{WEIGHTS_FILE}; give the encoder's own folder (for one inside a pipeline: "
+            "subfolder='text_encoder')"
+        )
 
     def describe(self, filename: str) -> str:
         """A file in words."""

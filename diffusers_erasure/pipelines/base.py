@@ -6,7 +6,8 @@ Stable Diffusion 1.x and 2.x and SDXL; the folder's index says which.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from diffusers_erasure.artifacts.hub import is_repo_id
+from diffusers_erasure.artifacts.hub import TRANSPORT_ERROR, is_repo_id
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError
+from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError, ErasureError
 
 from .index import INDEX_FILE, hub_options, read_index, stock_class
+from .pulling import pull, without_index
 
 FILTER_OPTIONS = ("safety_checker", "requires_safety_checker")
 """Arguments about a filter that SDXL does not have: of no meaning there, and not worth a warning."""
@@ -47,17 +49,18 @@ def load_base_pipeline(
         ArtifactFormatError: What is there is not a base pipeline.
     """
     place = resolve_base(name_or_path)
-    index = read_index(EncoderSource.find(place, "", revision, **hub_options(options)))
+    files = EncoderSource.find(place, "", revision, **hub_options(options))
+    index = read_index(files)
     if index is None:
-        raise _without_index(place)
+        raise files.unknown(INDEX_FILE) or without_index(place)
     stock = stock_class(index.class_name)
     taken = inspect.signature(stock).parameters
     options = {name: value for name, value in options.items() if name in taken or name not in FILTER_OPTIONS}
     wanted = dict(dtype) if isinstance(dtype, Mapping) else dtype
-    try:
-        pipe = stock.from_pretrained(place, revision=index.revision or revision, dtype=wanted, **options)
-    except (OSError, ValueError) as error:
-        raise unreadable_base(name_or_path, error) from error
+    with loading(name_or_path):
+        folder, told = pull(place, index.revision or revision, options, pickles=True)
+        pipe = stock.from_pretrained(str(folder), dtype=wanted, **told)
+        pipe.register_to_config(_name_or_path=place)
     if not isinstance(pipe, stock):
         raise ArtifactFormatError(
             f"{name_or_path} is a {type(pipe).__name__}; expected a Stable Diffusion text-to-image pipeline; "
@@ -89,7 +92,7 @@ def resolve_base(name_or_path: str | Path) -> str:
                 f"{folder} is an erasure artifact, not a base pipeline; expected a folder with {INDEX_FILE}; "
                 "load it with ErasedStableDiffusionPipeline.from_pretrained, or give the base model"
             )
-        raise _without_index(str(folder))
+        raise without_index(str(folder))
     if not is_repo_id(place):
         raise ArtifactNotFoundError(
             f"{str(name_or_path)!r} is neither a folder nor a Hub id; expected a pipeline's folder, an id "
@@ -98,10 +101,15 @@ def resolve_base(name_or_path: str | Path) -> str:
     return place
 
 
-def _without_index(place: str) -> ArtifactNotFoundError:
-    return ArtifactNotFoundError(
-        f"{place} has no {INDEX_FILE}; expected a pipeline's folder; give the one that save_pretrained wrote"
-    )
+@contextmanager
+def loading(name_or_path: str | Path) -> Iterator[None]:
+    """Turn what diffusers, transformers and the Hub's client raise while a pipeline loads into our errors."""
+    try:
+        yield
+    except ErasureError:
+        raise
+    except (OSError, ValueError, ImportError, TRANSPORT_ERROR) as error:
+        raise unreadable_base(name_or_path, error) from error
 
 
 def unreadable_base(name_or_path: str | Path, error: Exception) -> ArtifactNotFoundError:

@@ -31,7 +31,7 @@ from diffusers_erasure.errors import (
 )
 
 from .baked import verify_baked
-from .base import stock_parent, stock_signature, unreadable_base
+from .base import loading, stock_parent, stock_signature
 from .callbacks import watched_call, watched_pictures
 from .embeddings import EMBEDDING_ARGUMENTS, Origin, is_own, note_own
 from .guard import (
@@ -313,11 +313,10 @@ class ErasureLoaderMixin(_PipelineBase):
 
     @classmethod
     def _load_stock(cls, opened: Opened, kwargs: dict[str, Any]) -> Self:
-        try:
-            options = pull(cls, opened, kwargs)
-            pipe: Self = super().from_pretrained(opened.base, revision=opened.revision, **options)
-        except OSError as error:
-            raise unreadable_base(opened.base, error) from error
+        with loading(opened.base):
+            folder, options = pull(opened.base, opened.revision, kwargs, pickles=opened.kind != "baked")
+            pipe: Self = super().from_pretrained(str(folder), **options)
+        pipe.register_to_config(_name_or_path=opened.base)
         return pipe
 
 

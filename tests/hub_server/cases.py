@@ -38,15 +38,28 @@ class Case:
 
 WHERE = 0.6
 """Where a file is flipped or cut, as a part of its length."""
-REPOS = {"artifact": "church-unet", "encoder": "church-encoder", "pipeline": "church-pipeline"}
+REPOS = {
+    "artifact": "church-unet",
+    "encoder": "church-encoder",
+    "pipeline": "church-pipeline",
+    "base": "tiny-sd",
+    "foreign": "advunlearn",
+}
 """By call: the repository that it loads."""
+ERASURE = f"{TRUE_OWNER}/{REPOS['artifact']}"
+"""Artifact that is put on a base."""
+FOREIGN_FOLDER = "church_unlearned"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 FILES = {
     "artifact": ("erasure_config.json", "unet.safetensors", "canary.safetensors"),
     "encoder": ("config.json", "model.safetensors"),
     "pipeline": ("model_index.json", UNET_WEIGHTS),
+    "base": ("model_index.json", UNET_WEIGHTS),
+    "foreign": (f"{FOREIGN_FOLDER}/config.json", f"{FOREIGN_FOLDER}/pytorch_model.bin"),
 }
 """By call: the files that decide what is erased, which meet every fault."""
+ERASED = ("artifact", "encoder", "pipeline")
+"""Calls whose first file says what is erased."""
 FILE_FAULTS = ("flip", "zeros", "cut", "short", "wrong length", "missing", "gone midway")
 FLIPPED_TOO = (
     "text_encoder/config.json",
@@ -73,8 +86,8 @@ def all_cases() -> dict[str, Case]:
         _case(fault, load, file) for load, files in FILES.items() for file in files for fault in FILE_FAULTS
     ]
     cases += [_case("flip", load, file, times=1) for load, files in FILES.items() for file in files]
-    cases += [_case("flip", load, files[0], word=WORD) for load, files in FILES.items()]
-    cases += [_case("flip", "pipeline", file) for file in FLIPPED_TOO]
+    cases += [_case("flip", load, FILES[load][0], word=WORD) for load in ERASED]
+    cases += [_case("flip", load, file) for load in ("pipeline", "base") for file in FLIPPED_TOO]
     cases += [_case("moving", load, times=times) for load in FILES for times in (1, 2)]
     cases += [_case(fault, load) for fault in ("gated", "broken") for load in FILES]
     return {case.name: case for case in cases}

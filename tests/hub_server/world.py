@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from diffusers_erasure.artifacts import Artifact, BaseModelRef, DeltaEdit, build_artifact, save_artifact
 from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
+from tests.hub_server.cases import FOREIGN_FOLDER, REPOS, TRUE_OWNER
 from tests.hub_server.clients.harness import picture
 from tests.hub_server.clients.reading import BASE, COLLECTION, ENCODER, PIPELINE, TEXT, UNET
 from tests.hub_server.repositories import Repositories
-from tests.unit.encoders.published import publish
+from tests.unit.encoders.published import publish, retrained
+
+ADVUNLEARN = f"{TRUE_OWNER}/{REPOS['foreign']}"
 
 CARD = "---\nlibrary_name: diffusers\ntags:\n- concept-erasure\n---\n# An encoder without churches\n"
 HOSTILE_CODE = b"""
@@ -69,7 +73,7 @@ class World:
 
     def build(self) -> dict[str, Any]:
         """Make everything; returns the facts."""
-        commit = self.repositories.commit_folder(BASE, self.pipe_folder)
+        commit = self._base()
         base = BaseModelRef(id=BASE, revision=commit)
         self._draw("base", None)
         unet = [edit_of(self.pipe, "unet", "attn2.to_v", base=base, size=1.0, seed=seed) for seed in (0, 1)]
@@ -122,16 +126,32 @@ class World:
         places = ("", "unet/", "text_encoder/")
         names = ("pipeline.py", "diffusers_erasure.py", "modeling.py", "__init__.py")
         code = {place + name: HOSTILE_CODE for place in places for name in names}
-        for repo in (UNET, ENCODER, PIPELINE):
+        for repo in (UNET, ENCODER, ADVUNLEARN, BASE, PIPELINE):
             held = {name: self.repositories.read(repo, name) for name in self.repositories.names(repo)}
             self.repositories.commit(f"{repo}-and-code", {**held, **code})
-        index = json.loads(held["model_index.json"])
-        index["_class_name"] = ["pipeline", "Hostile"]
-        index["text_encoder"] = ["modeling", "Hostile"]
-        named = {**held, **code, "model_index.json": json.dumps(index).encode()}
-        self.repositories.commit("stranger/names-its-code", named)
+        for what, key, value in (
+            ("pipeline", "_class_name", ["pipeline", "Hostile"]),
+            ("component", "text_encoder", ["modeling", "Hostile"]),
+        ):
+            index = {**json.loads(held["model_index.json"]), key: value}
+            named = {**held, **code, "model_index.json": json.dumps(index).encode()}
+            self.repositories.commit(f"stranger/{what}-of-code", named)
+
+    def _base(self) -> str:
+        """The base, and a commit before it, with another VAE, under the tag."""
+        name = "vae/diffusion_pytorch_model.safetensors"
+        other = {key: 0.5 * value for key, value in self.pipe.vae.state_dict().items()}
+        self.repositories.commit_folder(BASE, self.pipe_folder)
+        self.repositories.commit(BASE, {name: save(other)})
+        self.repositories.tag(BASE, "v1")
+        return self.repositories.commit(BASE, {name: (self.pipe_folder / name).read_bytes()})
 
     def _foreign(self) -> None:
-        folder = publish(self.pipe.text_encoder, self.scratch / "foreign" / "church_unlearned")
+        for seed in (0, 1):
+            change = partial(retrained, seed=seed)
+            folder = publish(
+                self.pipe.text_encoder, self.scratch / f"foreign {seed}" / FOREIGN_FOLDER, change
+            )
+            self._publish(ADVUNLEARN, folder.parent, tag="v1" if seed == 0 else None)
         commit = self.repositories.commit_folder("foreign/advunlearn", folder.parent)
         self.facts["commits"]["foreign"] = commit

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.hub_server.cases import REPOS, TRUE_OWNER, all_cases
+from tests.hub_server.cases import ERASURE, FOREIGN_FOLDER, REPOS, TRUE_OWNER, all_cases
 from tests.hub_server.clients.harness import Checks, Facts, picture
 
 CHECKS = Checks()
@@ -34,14 +34,38 @@ def encoder(source: str, revision: str | None = None) -> str:
 
 def pipeline(source: str, revision: str | None = None) -> str:
     """What a pipeline that was saved erased draws, and what it says of itself."""
+    return _drawn(source, revision=revision)
+
+
+def base(source: str, revision: str | None = None) -> str:
+    """What a base draws under an artifact that comes whole."""
+    return _drawn(source, revision=revision, erasure=ERASURE)
+
+
+def foreign(source: str, revision: str | None = None) -> str:
+    """Weights of an encoder in AdvUnlearn's layout, which carries nothing to verify it with."""
+    from diffusers_erasure import RobustEncoder
+    from diffusers_erasure.artifacts.fingerprint import fingerprint
+
+    options = {"subfolder": FOREIGN_FOLDER, "allow_unverified": True}
+    return fingerprint(RobustEncoder.from_pretrained(source, revision=revision, **options))
+
+
+def _drawn(source: str, **options: str | None) -> str:
     from diffusers_erasure import ErasedStableDiffusionPipeline
 
-    pipe = ErasedStableDiffusionPipeline.from_pretrained(source, revision=revision)
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(source, **options)
     drawn = picture(pipe, steps=1).numpy().tobytes()
     return f"{hashlib.sha256(drawn).hexdigest()} {[(e.name, e.digest) for e in pipe.erasures]}"
 
 
-LOADS: dict[str, Callable[..., str]] = {"artifact": artifact, "encoder": encoder, "pipeline": pipeline}
+LOADS: dict[str, Callable[..., str]] = {
+    "artifact": artifact,
+    "encoder": encoder,
+    "pipeline": pipeline,
+    "base": base,
+    "foreign": foreign,
+}
 
 
 def outcome(load: Callable[..., str], source: str) -> dict[str, Any]:
@@ -78,7 +102,9 @@ def healthy(facts: Facts) -> dict[str, list[str]]:
 def code_beside_the_weights(facts: Facts) -> dict[str, Any]:
     """Repositories that hold Python files: what they give, and whether any of it ran."""
     outcomes = {load: outcome(LOADS[load], f"{TRUE_OWNER}/{repo}-and-code") for load, repo in REPOS.items()}
-    outcomes["names its code"] = outcome(pipeline, f"{TRUE_OWNER}/names-its-code")
+    for what in ("pipeline", "component"):
+        for load in ("pipeline", "base"):
+            outcomes[f"{what} of code, {load}"] = outcome(LOADS[load], f"{TRUE_OWNER}/{what}-of-code")
     return {"outcomes": outcomes, "ran": Path(os.environ["HF_HOME"], "ran").exists()}
 
 

@@ -49,11 +49,13 @@ def what_is_not_cached_is_named(facts: Facts) -> None:
     from diffusers_erasure import ErasedStableDiffusionPipeline, RobustEncoder
     from diffusers_erasure.artifacts import load_artifact
     from diffusers_erasure.errors import ArtifactNotFoundError
+    from diffusers_erasure.pipelines.base import load_base_pipeline
 
     never = "stranger/never-read"
-    for load in (load_artifact, ErasedStableDiffusionPipeline.from_pretrained):
-        refused(ArtifactNotFoundError, partial(load, never), never, "local cache")
-    refused(ArtifactNotFoundError, partial(RobustEncoder.from_pretrained, never), never)
+    loads = (load_artifact, ErasedStableDiffusionPipeline.from_pretrained, RobustEncoder.from_pretrained)
+    for load in (*loads, load_base_pipeline):
+        message = refused(ArtifactNotFoundError, partial(load, never), never, "local cache", "was not asked")
+        same(" has no " in message, False)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,9 @@ class TakingHub:
         public: Whether it is public.
         meanwhile: Run before a commit is taken: what somebody else does at that moment.
         spoil: What is really sent of a file, for the n-th time.
+        account: Whose token it is; None does not know it.
+        by_lfs: Whether files are uploaded by git-LFS, whose storage refuses them.
+        down: Whether reading fails inside of the Hub.
     """
 
     created: list[dict[str, object]] = field(default_factory=list)
@@ -51,11 +54,17 @@ class TakingHub:
     meanwhile: Callable[[], None] = lambda: None
     spoil: Callable[[str, bytes, int], bytes] = lambda name, data, count: data
     sent: list[str] = field(default_factory=list)
+    account: dict[str, Any] | None = field(default_factory=lambda: {"name": "me"})
+    by_lfs: bool = False
+    down: bool = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer one request of the client."""
         path = request.url.path
         self.calls.append(f"{request.method} {path}")
+        special = self._special(path, request)
+        if special is not None:
+            return special
         if "/resolve/" in path:
             return self._resolve(request)
         if path == "/api/repos/create":
@@ -70,6 +79,16 @@ class TakingHub:
         repo, action, *rest = self._parts(path)
         answer: Callable[..., httpx.Response] = getattr(self, f"_{action}", self._missing)
         return answer(repo, "/".join(rest), request)
+
+    def _special(self, path: str, request: httpx.Request) -> httpx.Response | None:
+        """What is about no repository, or goes wrong."""
+        if self.down and request.method in ("GET", "HEAD"):
+            return httpx.Response(500)
+        if path == "/api/whoami-v2":
+            return httpx.Response(200, json=self.account) if self.account else httpx.Response(401)
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self._batch(json.loads(request.content))
+        return httpx.Response(403) if path.startswith("/storage/") else None
 
     @staticmethod
     def _parts(path: str) -> list[str]:
@@ -116,8 +135,16 @@ class TakingHub:
     def _preupload(self, repo: str, name: str, request: httpx.Request) -> httpx.Response:
         asked = json.loads(request.content)["files"]
         assert all(file["size"] < LIMIT for file in asked)
-        told = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked]
+        mode = "lfs" if self.by_lfs else "regular"
+        told = [{"path": file["path"], "uploadMode": mode, "shouldIgnore": False} for file in asked]
         return httpx.Response(200, json={"files": told})
+
+    def _batch(self, asked: dict[str, Any]) -> httpx.Response:
+        objects = [
+            {**item, "actions": {"upload": {"href": f"https://huggingface.co/storage/{item['oid']}"}}}
+            for item in asked["objects"]
+        ]
+        return httpx.Response(200, json={"transfer": "basic", "objects": objects})
 
     def _commit(self, repo: str, branch: str, request: httpx.Request) -> httpx.Response:
         self.meanwhile()
@@ -181,8 +208,9 @@ class TakingHub:
 
 
 @pytest.fixture
-def hub(serve_hub: Callable[[object], None]) -> TakingHub:
-    """The Hub of this test, in place of the network."""
+def hub(serve_hub: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> TakingHub:
+    """The Hub of this test, in place of the network; the client does not pause between its tries."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     taking = TakingHub()
     serve_hub(taking)
     return taking

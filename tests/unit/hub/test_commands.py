@@ -32,12 +32,12 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_dry_run_lists_and_touches_nothing(saved: Path, capsys: Captured) -> None:
     """Without any Hub: a request would fail."""
-    (saved / "diary.txt").write_text("not for you")
+    (saved / "diary.txt").write_text("not for you" * 1009)
     before = sorted(path.name for path in saved.iterdir())
     assert main(["push", str(saved), REPO, "--dry_run"]) == 0
     captured = capsys.readouterr()
     for path in saved.iterdir():
-        assert (str(path.stat().st_size) in captured.out) == (path.name != "diary.txt")
+        assert (f" {path.stat().st_size} " in captured.out) == (path.name != "diary.txt")
     assert CARD_NAME in captured.out
     assert "nothing was uploaded" in captured.out
     assert "diary.txt is not part of the artifact" in captured.err
