@@ -18,10 +18,13 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from diffusers_erasure.errors import ConfigError, PublishError
 
@@ -70,7 +73,7 @@ class PushOptions:
     keep_card: bool = False
     replace_card: bool = False
     replace_weights: bool = False
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -79,7 +82,7 @@ class PushOptions:
         Raises:
             ConfigError: One is unknown, or two exclude each other.
         """
-        known = [field.name for field in fields(cls)]
+        known = [one.name for one in fields(cls)]
         for name in given:
             if name not in known:
                 raise ConfigError(
@@ -104,6 +107,7 @@ class PushOptions:
         if self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision):
             raise ConfigError(f"revision={self.revision!r} is a commit; expected a branch; give its name")
         check_subfolder(self.subfolder)
+        check_token(self.token)
 
 
 @dataclass(frozen=True)
@@ -255,9 +259,23 @@ def make_plan(
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what is no id of a repository."""
-    if not is_repo_id(repo_id):
-        raise ConfigError(f"{repo_id!r} is no Hub id; expected organisation/name; give one")
+    """Refuse what is no id of a repository, also by the client's rules, which it applies too late."""
+    try:
+        validate_repo_id(repo_id)
+        fault = "" if is_repo_id(repo_id) else "the form is another"
+    except HFValidationError as error:
+        fault = str(error)
+    if fault:
+        raise ConfigError(f"{repo_id!r} is no Hub id ({fault}); expected organisation/name; give one")
+
+
+def check_token(token: str | bool | None) -> None:
+    """Refuse what is no token, without repeating it: a client would show it in its own error."""
+    if isinstance(token, str) and re.fullmatch(r"[!-~]+", token) is None:
+        raise ConfigError(
+            f"the token of {len(token)} characters cannot be one: it is empty, or holds a space, a line "
+            "break or a letter beyond ASCII; expected hf_ and letters; copy it again"
+        )
 
 
 def rendered_card(renderer: str, *arguments: Any, **options: Any) -> Card:

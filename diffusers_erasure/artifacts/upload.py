@@ -14,9 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_download,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -25,9 +32,10 @@ from huggingface_hub.errors import (
 )
 
 from diffusers_erasure._version import __version__
-from diffusers_erasure.errors import ArtifactError, PublishError
+from diffusers_erasure.errors import ArtifactError, ErasureError, PublishError
 
 from .files import CARD_NAME
+from .hub import TRANSPORT_ERROR
 from .lookalikes import PICKLES
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
 from .publishing import PushFile, PushOptions, PushPlan, is_untouched
@@ -41,8 +49,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", *PICKLES)
 HELD_IN_MEMORY = 16 * 2**20
 _MOVED = 412
-_CLIENT_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
-"""Base of the errors of the HTTP library that this version of the client uses (httpx or httpx2)."""
 _SHOWN = 5
 _SUBJECTS = {
     "artifact": "Upload a concept erasure",
@@ -121,6 +127,48 @@ def publish(plan: PushPlan, options: PushOptions) -> Pushed:
     return Pushed(str(url), repo, commit.oid, branch, options.tag)
 
 
+def check_login(token: str | bool | None = None) -> str:
+    """Name of the account that a push would be made by; asks the Hub, which takes the token or does not.
+
+    Args:
+        token: Access token; None takes the one you are logged in with.
+
+    Raises:
+        PublishError: Nobody is logged in, the Hub does not know the token, it can only read, or there is no
+            connection.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise PublishError(
+            "nothing can be pushed: HF_HUB_OFFLINE is set; expected a connection; unset it, or push later "
+            "with `diffusers-erasure push`"
+        )
+    if not isinstance(token, str) and get_token() is None:
+        raise PublishError(
+            "nothing can be pushed: nobody is logged in to the Hub; expected a token with the right to "
+            "write; log in with `hf auth login`, or give a token"
+        )
+    try:
+        told = HfApi(token=token, library_name="diffusers_erasure").whoami()
+        name, access = str(told["name"]), told.get("auth", {}).get("accessToken", {})
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", None)
+        raise PublishError(
+            f"the Hub does not take the token ({code}); expected one with the right to write; log in with "
+            "`hf auth login`, or give another token"
+        ) from error
+    except (OSError, ValueError, KeyError, TRANSPORT_ERROR) as error:
+        raise PublishError(
+            f"the Hub does not say whose the token is ({type(error).__name__}); expected a connection; check "
+            "it, or push later with `diffusers-erasure push`"
+        ) from error
+    if access.get("role") == "read":
+        raise PublishError(
+            f"the token of {name} can only read; expected one with the right to write; make one in the "
+            "account's settings, then log in with `hf auth login`"
+        )
+    return name
+
+
 def _head(api: HfApi, repo: str, branch: str, options: PushOptions) -> Head:
     """What the branch holds; a branch that is missing is made first."""
     try:
@@ -151,7 +199,7 @@ def _put_tag(api: HfApi, repo: str, tag: str | None, commit: str) -> None:
         return
     try:
         api.create_tag(repo, tag=tag, revision=commit)
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HFValidationError, OSError, TRANSPORT_ERROR) as error:
         raise PublishError(
             f"{repo} was pushed as commit {commit}, but the Hub refused the tag {tag!r} "
             f"({str(error)[:300]}); expected a new tag of a legal name; put it on that commit by hand"
@@ -253,11 +301,22 @@ def _our_errors(repo: str, branch: str) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         raise _refused(repo, branch, error) from error
-    except (HFValidationError, OSError, _CLIENT_ERROR) as error:
-        raise PublishError(
-            f"the push to {repo} did not go through ({type(error).__name__}: {str(error)[:300]}); expected "
-            "an answer from the Hub; check the connection and the id, then push again"
-        ) from error
+    except (OSError, RuntimeError, TRANSPORT_ERROR) as error:
+        raise _not_through(repo, error) from error
+    except ValueError as error:  # an id or an answer of the wrong form
+        if isinstance(error, ErasureError):
+            raise
+        raise _not_through(repo, error) from error
+
+
+def _not_through(repo: str, error: Exception) -> PublishError:
+    reason = error.__cause__ or error  # a failed upload of one file hides its reason behind the file's name
+    told = f"{error}: {reason}" if reason is not error else str(error)
+    return PublishError(
+        f"the push to {repo} did not go through ({type(reason).__name__}: {' '.join(told.split())[:300]}); "
+        "expected an answer "
+        "from the Hub; check the connection and the id, then push again"
+    )
 
 
 def _refused(repo: str, branch: str, error: HfHubHTTPError) -> PublishError:

@@ -4,7 +4,7 @@
     method]
 
 Flags are the fields of the method's settings class, so a new method needs nothing here. Methods that are
-trained by gradients also run under torchrun; the first process shows and saves.
+trained by gradients also run under torchrun; the first process shows, saves and, with --push_to_hub, pushes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from diffusers_erasure.diffusion.noise import OF_PROCESS
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import unknown_setting
 from diffusers_erasure.training.callbacks import TRAINING_PHASE
-from diffusers_erasure.training.config import Progress, TrainingConfig
+from diffusers_erasure.training.config import TOKEN, Progress, TrainingConfig, without_token
 from diffusers_erasure.training.registry import MethodSpec, method, methods
 from diffusers_erasure.training.settings import TrainingSettings
 
-from . import console
+from . import console, train_push
 
 PROGRAM = "diffusers-erasure train"
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         return config
     folder = config.output_dir or default_folder(config, spec)
     _check_free(folder, overwrite=config.overwrite)
+    train_push.check_flags(config, folder)
     train(spec, config.model_copy(update={"output_dir": folder}), folder)
     return 0
 
@@ -72,6 +73,7 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
             f"no concept is named; {spec.name} needs at least one to erase; add --concept church, and repeat "
             f"the flag for more"
         )
+    argv, token = _take_out(argv, TOKEN)  # what goes wrong below may be shown with all values
     chosen = spec.config.with_preset(_told(argv, "preset"), _told(argv, "pretrained_model_name_or_path"))
     try:
         config, unknown = tyro.cli(
@@ -86,8 +88,8 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     if unknown:
-        raise ConfigError(unknown_setting(unknown[0], tuple(spec.config.model_fields)))
-    return spec.config.model_validate(config.model_dump())
+        raise ConfigError(unknown_setting(unknown[0].partition("=")[0], tuple(spec.config.model_fields)))
+    return spec.config.model_validate(without_token(config.model_dump())).with_token(token)
 
 
 def _told(argv: Sequence[str], name: str) -> str | None:
@@ -97,6 +99,20 @@ def _told(argv: Sequence[str], name: str) -> str | None:
         if key.startswith("--") and key[2:].replace("-", "_") == name:
             return value if equals else next(iter(argv[index + 1 : index + 2]), None)
     return None
+
+
+def _take_out(argv: Sequence[str], name: str) -> tuple[list[str], str | None]:
+    """The flags without one of them, and the value of that one."""
+    left, value, words = [], None, iter(argv)
+    for word in words:
+        key, equals, given = word.partition("=")
+        if not key.startswith("--") or key[2:].replace("-", "_") != name:
+            left.append(word)
+            continue
+        value = given if equals else next(words, None)
+        if value is None:
+            raise ConfigError(f"--{name} came without a value; expected a token; give one, or leave it out")
+    return left, value
 
 
 def default_folder(config: TrainingConfig, spec: MethodSpec) -> Path:
@@ -118,8 +134,10 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     """Load the base, train with a progress bar, save, and say what came of it."""
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    pipe = _load_base(config)
     processes = PartialState() if isinstance(config, TrainingSettings) else None
+    first = processes is None or processes.is_main_process
+    repo_id = train_push.target(config, folder) if first else None
+    pipe = _load_base(config)
     if processes is not None:
         pipe.to(processes.device)
     numbers: dict[str, float] = {}
@@ -128,17 +146,19 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
 
         def show(progress: Progress) -> None:
             numbers.update(progress.values)
-            if processes is None or processes.is_main_process:
+            if first:
                 report(progress.done, progress.total, _phase(progress))
 
         artifact = spec.train(pipe, config, base=_base(config), progress=show)
     seconds = time.perf_counter() - started
-    if processes is None or processes.is_main_process:
+    if first:
         written = save_artifact(artifact, folder, overwrite=config.overwrite)
         _summarise(spec, config, written, numbers, seconds)
     if processes is not None and processes.num_processes > 1:
         processes.wait_for_everyone()
         processes.destroy_process_group()
+    if repo_id is not None:
+        train_push.push(config, folder, repo_id)
     return artifact
 
 

@@ -2,7 +2,8 @@
 
 The command line, JSON, validation and the settings table of an artifact all come from a method's settings
 class. Each field says what it means; where it is a symbol of a paper, which one. Flags carry the names that
-diffusers' own training scripts use.
+diffusers' own training scripts use. The token to push with is the one secret: no dump, text, record or
+error of the settings holds it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -39,6 +40,14 @@ class RunSettings(Settings):
         }
 
 
+TOKEN = "hub_token"
+
+
+def without_token(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All values but the token."""
+    return {name: value for name, value in values.items() if name != TOKEN}
+
+
 class TrainingConfig(RunSettings):
     """What every method is told."""
 
@@ -57,6 +66,36 @@ class TrainingConfig(RunSettings):
     revision: str | None = setting(None, "branch, tag or commit of the base model on the Hub", recorded=False)
     cache_dir: Path | None = setting(None, "where downloads from the Hub are kept", recorded=False)
     local_files_only: bool = setting(False, "never ask the Hub", recorded=False)
+    push_to_hub: bool = setting(False, "push the saved artifact to the Hub", recorded=False)
+    hub_model_id: str | None = setting(
+        None,
+        "repository to push to, organisation/name; your account and the name of output_dir unless given",
+        recorded=False,
+    )
+    hub_private_repo: bool = setting(
+        False, "a new repository is private; an existing public one is refused", recorded=False
+    )
+    hub_token: str | None = setting(
+        None,
+        "token to push with; the one you are logged in with unless given, which nobody sees in a list of "
+        "processes",
+        recorded=False,
+        repr=False,
+        exclude=True,
+    )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Check values from JSON or a caller; the token goes around the checks, whose errors repeat values.
+
+        Raises:
+            ConfigError: A key is unknown, missing, or has a value that it cannot have.
+        """
+        return super().parse(without_token(values)).with_token(values.get(TOKEN))
+
+    def with_token(self, token: str | None) -> Self:
+        """The same settings with a token to push with, which shows in no dump and no text of them."""
+        return self.model_copy(update={TOKEN: token})
 
     @classmethod
     def with_preset(cls, preset: str | None, base: str | None) -> type[Self]:

@@ -243,6 +243,33 @@ def test_no_connection_is_said(serve_hub: Callable[[object], None], saved: Path)
         push_artifact(saved, REPO, token=TOKEN)
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as huggingface_hub 2.4.0 uploads
+def test_a_failed_upload_of_a_file_is_ours(hub: TakingHub, saved: Path) -> None:
+    """The client raises RuntimeError there."""
+    hub.by_lfs = True
+    with pytest.raises(PublishError, match=r"did not go through .*403.*; expected .*push again") as caught:
+        push_artifact(saved, REPO, token=TOKEN)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert hub.commits == []
+
+
+@pytest.mark.parametrize("token", ["hf_se cret", "hf_secret\n", "", "hf_sécret"])
+def test_a_token_of_the_wrong_form_is_not_repeated(hub: TakingHub, saved: Path, token: str) -> None:
+    """The HTTP library would put it into its error."""
+    with pytest.raises(ConfigError, match=rf"the token of {len(token)} characters.*expected") as caught:
+        push_artifact(saved, REPO, token=token)
+    assert "cret" not in str(caught.value)
+    assert hub.calls == []
+    assert TOKEN not in repr(PushOptions(token=TOKEN))
+
+
+@pytest.mark.parametrize("repo", ["church", "a/b/c", "org/a--b", "org/chürch", "org/" + "a" * 97, "org/.a"])
+def test_ids_that_the_hub_would_refuse(hub: TakingHub, saved: Path, repo: str) -> None:
+    with pytest.raises(ConfigError, match="no Hub id"):
+        push_artifact(saved, repo, token=TOKEN)
+    assert hub.calls == []
+
+
 def test_offline_is_said(saved: Path) -> None:
     with pytest.raises(PublishError, match="HF_HUB_OFFLINE is set"):
         push_artifact(saved, REPO, token=TOKEN)
