@@ -19,6 +19,7 @@ from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.errors import (
     ArtifactError,
     ArtifactFormatError,
+    ArtifactIntegrityError,
     ArtifactMismatchError,
     ArtifactNotFoundError,
     UnverifiedArtifactError,
@@ -198,7 +199,8 @@ def test_a_damaged_download_is_refused(
 ) -> None:
     table = tiny_pipe.text_encoder.get_input_embeddings().weight.detach().numpy().tobytes()
     hub.spoil = lambda name, data, _: data.replace(table, table[:-1] + b"\x42")
-    with pytest.raises(ArtifactFormatError, match=f"of {REPO} at revision {COMMIT} has a wrong checksum"):
+    told = f"of {REPO} at revision {COMMIT} differs from the hash that the Hub gave it"
+    with pytest.raises(ArtifactIntegrityError, match=told):
         RobustEncoder.from_pretrained(
             REPO, subfolder=SUBFOLDERS[1], cache_dir=tmp_path / "cache", allow_unverified=True
         )
