@@ -43,9 +43,9 @@ class AEGISConfig(RetainSetConfig):
             EMBEDDED_MODEL_ID: Preset(
                 "for the 64-pixel model of this package",
                 {
-                    "train_method": "full",
-                    "learning_rate": 1e-4,
-                    "max_train_steps": 200,
+                    "train_method": "xattn",
+                    "learning_rate": 2e-4,
+                    "max_train_steps": 300,
                     "num_inference_steps": 20,
                     "latents_from": "pool",
                     "pool_trajectories": 2,
