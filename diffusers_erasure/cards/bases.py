@@ -23,6 +23,7 @@ from .markdown import code, plain
 
 EMBEDDED = "embedded"
 LICENCES = {
+    EMBEDDED: "apache-2.0",  # the package's; the artwork behind the weights: embedded/model/ATTRIBUTION.md
     "compvis/stable-diffusion-v1-1": "creativeml-openrail-m",
     "compvis/stable-diffusion-v1-2": "creativeml-openrail-m",
     "compvis/stable-diffusion-v1-3": "creativeml-openrail-m",
@@ -35,7 +36,7 @@ LICENCES = {
     "stabilityai/stable-diffusion-2-1-base": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
 }
-"""Licence identifiers as the cards of these bases give them."""
+"""Licence identifiers as the cards of these bases, or this package, give them."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+\-]{0,60}")
 
 
@@ -108,7 +109,7 @@ def licence_of(base: Base, asked: str | None) -> tuple[str | None, str]:
                 "creativeml-openrail-m; correct it, or leave it out"
             )
         return asked, f"{code(asked)}, stated by whoever published this."
-    found = LICENCES.get(base.id.lower()) if base.kind == "hub" else None
+    found = LICENCES.get(base.id.lower()) if base.kind in ("hub", "embedded") else None
     if found is not None:
         return found, f"{code(found)}, the licence of the base model, from which these weights are derived."
     return None, (

@@ -129,23 +129,25 @@ def test_a_degenerate_erasure_has_no_results_in_the_metadata(
 
 
 @pytest.mark.parametrize(
-    ("base", "told"),
+    ("base", "told", "licence"),
     [
-        ("CompVis/stable-diffusion-v1-4", "CompVis/stable-diffusion-v1-4"),
-        ("embedded", None),
-        ("my-base", None),
+        ("CompVis/stable-diffusion-v1-4", "CompVis/stable-diffusion-v1-4", "creativeml-openrail-m"),
+        ("embedded", None, "apache-2.0"),
+        ("my-base", None, None),
     ],
 )
-def test_only_a_hub_id_is_a_base_model(base: str, told: str | None, named: Callable[..., Path]) -> None:
+def test_only_a_hub_id_is_a_base_model(
+    base: str, told: str | None, licence: str | None, named: Callable[..., Path]
+) -> None:
     folder = named(base=base)
     card = render_card(folder)
     data = ModelCard(card).data
     assert data.base_model == told
     assert data.get("base_model_relation") == ("adapter" if told else None)
-    assert data.license == ("creativeml-openrail-m" if told else None)
+    assert data.license == licence
     assert ("no repository on the Hub" in card) == (told is None)
-    assert ("**not stated.**" in card) == (told is None)
-    assert ModelCard(render_card(folder, license="apache-2.0")).data.license == "apache-2.0"
+    assert ("**not stated.**" in card) == (licence is None)
+    assert ModelCard(render_card(folder, license="mit")).data.license == "mit"
 
 
 def test_a_folder_of_this_machine_is_nobody_s_business(folder: Path, tiny_pipe_folder: Path) -> None:
