@@ -10,6 +10,7 @@ that it is given, into the files that are kept under version control.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.evaluation.records import NOT_MEASURED
 
@@ -108,7 +110,12 @@ def render_hub_cards(folder: Path, artifacts: Path | None = None) -> dict[Path, 
         cards = render_published_cards(read_facts(path))
         found |= {path.parent / f"{name}.md": text for name, text in cards.items()}
     for artifact in _artifacts_in(artifacts):
-        found[folder / ARTIFACT_CARDS / f"{artifact.name}.md"] = render_card(artifact)
+        place = folder / ARTIFACT_CARDS
+        found[place / f"{artifact.name}.md"] = render_card(
+            artifact,
+            repo_id=f"{EMBEDDED_MODEL_ID}/{artifact.name}",  # what loads it, see `embedded_erasures`
+            pictures_at=Path(os.path.relpath(artifact, place)).as_posix() + "/",
+        )
     if not found:
         raise ConfigError(
             f"there is no {FACTS_NAME} below {folder} and no artifact in {artifacts or 'any folder'}; "

@@ -32,7 +32,13 @@ SHOWN_CONCEPTS = 5
 UNDO = "Whoever holds the base weights can undo it."
 
 
-def render_card(folder: Path, *, repo_id: str | None = None, license: str | None = None) -> str:  # noqa: A002
+def render_card(
+    folder: Path,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,  # noqa: A002
+    pictures_at: str = "",
+) -> str:
     """The text of `README.md` for an artifact, a saved encoder or a saved pipeline.
 
     Only the manifest and what it names as attached are read: a document whose bytes are not those that were
@@ -42,6 +48,7 @@ def render_card(folder: Path, *, repo_id: str | None = None, license: str | None
         folder: Folder of an artifact, or of an encoder or a pipeline that was saved erased.
         repo_id: Repository that the card is for, `owner/name`; a placeholder stands in the snippets without.
         license: Identifier of the licence; that of a known base unless given.
+        pictures_at: What stands before an artifact's pictures: their folder with "/", as seen from the card.
 
     Raises:
         ArtifactNotFoundError: The folder holds none of them.
@@ -51,8 +58,14 @@ def render_card(folder: Path, *, repo_id: str | None = None, license: str | None
     root = Path(folder)
     if (root / MANIFEST_NAME).is_file():
         manifest = parse_manifest((root / MANIFEST_NAME).read_bytes(), origin=str(root / MANIFEST_NAME))
-        return _render(
-            artifact_subject(manifest), read_measured(root, manifest), place=_place(repo_id), licence=license
+        return fill_template(
+            card_context(
+                artifact_subject(manifest),
+                read_measured(root, manifest),
+                place=_place(repo_id),
+                licence=license,
+                pictures_at=pictures_at,
+            )
         )
     if (root / PIPELINE_INDEX).is_file():
         return render_pipeline_card(_json(root / PIPELINE_INDEX), repo_id=repo_id, license=license)
@@ -149,6 +162,7 @@ def card_context(
         "ways": ways(subject, place),
         "bypass": _bypass(subject),
         "pictures": pictures(measured.pictures, _names(subject)),
+        "pictures_at": "",
         "details": Table.of(("concept", "kind", "synonyms", "mapped to", "members"), subject.details)
         if subject.details
         else "",

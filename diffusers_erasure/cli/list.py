@@ -39,7 +39,10 @@ def main(argv: Sequence[str]) -> int:
             f"there is no folder {folder}; expected one that holds artifacts; give its path"
         )
     console = Console()
-    table = Table("folder", "method", "concepts", "components", "size", "evaluated", "digest")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("folder", no_wrap=True)  # it is typed elsewhere, so it is shown whole
+    for heading in ("method", "concepts", "components", "size", "evaluated", "digest"):
+        table.add_column(heading, overflow="fold")
     for path in sorted(find_manifests(folder)):
         name = str(path.parent.relative_to(folder))
         table.add_row(*map(escape, _row(f"{EMBEDDED_MODEL_ID}/{name}" if shipped else name, path)))

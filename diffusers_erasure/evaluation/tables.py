@@ -44,27 +44,38 @@ def report_table(report: EvaluationReport) -> Group:
 
 
 def methods_table(reports: Mapping[str, EvaluationReport]) -> Table:
-    """Several erasures, a line each: pictures that show what was asked for, and the worst case under attack.
+    """Several erasures, a line each: pictures that show what was asked for, and what attacks bring back.
 
     Args:
         reports: By the name that a line gets.
     """
-    names = list(dict.fromkeys(row.name for report in reports.values() for row in report.rows))
+    sets = list(dict.fromkeys(row.name for report in reports.values() for row in report.rows))
+    attacks = list(dict.fromkeys(name for report in reports.values() for name in _brought_back(report)))
     table = Table(
-        title="on record of erasures that ship with the package: pictures that show what was asked for",
+        title="on record of erasures that ship with the package: pictures that show what was asked for, and "
+        "prompts that an attack brings back (-: not tried)",
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
     )
-    for heading in ("method", *names, "worst under attack"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    table.add_column("method", no_wrap=True)
+    for heading in (*sets, *attacks):
+        table.add_column(heading.replace("_", " "), justify="right", overflow="fold")
     for method, report in reports.items():
-        rows = [report.row(name) for name in names]
-        under_attack = report.attacks if isinstance(report.attacks, str) else report.attacks.headline
-        counts = ("-" if row is None else f"{row.erased.k}/{row.erased.n}" for row in rows)
-        table.add_row(method, *counts, under_attack)
+        rows = [report.row(name) for name in sets]
+        drawn = ["-" if row is None else f"{row.erased.k}/{row.erased.n}" for row in rows]
+        brought_back = _brought_back(report)
+        table.add_row(method, *drawn, *(brought_back.get(name, "-") for name in attacks))
     return table
+
+
+def _brought_back(report: EvaluationReport) -> dict[str, str]:
+    """By attack: in how many prompts its largest budget brought the concept back."""
+    if isinstance(report.attacks, str):
+        return {}
+    largest = {attack.name: attack.runs[-1].asr for attack in report.attacks.attacks}
+    return {name: f"{asr.k}/{asr.n}" for name, asr in largest.items()}
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from PIL import Image
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.cli.demo import shipped_rivals
 from diffusers_erasure.cli.main import main
+from diffusers_erasure.embedded import embedded_erasures
 from diffusers_erasure.evaluation.report import read_report
+from diffusers_erasure.evaluation.tables import methods_table
 
 
 @pytest.mark.usefixtures("church_panel")
@@ -49,3 +51,13 @@ def test_rivals_are_of_the_same_concept_and_another_method() -> None:
     assert set(found) >= {"advunlearn", "trce", "aegis"}
     assert "uce" not in found
     assert shipped_rivals(["dog", "church"], besides="uce") == {}
+
+
+def test_the_table_says_which_attacks_were_tried() -> None:
+    reports = {name: read_report(folder / "evaluation.json") for name, folder in embedded_erasures().items()}
+    table = methods_table(reports)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["method"] == list(reports)
+    for name, tried in (("unlearndiffatk", True), ("soft prompt", False)):
+        cell = columns[name][list(reports).index("embedded/church-trce")]
+        assert (cell != "-") == tried
