@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, cast
@@ -105,13 +106,14 @@ class Artifact:
 
         Args:
             repo_id: "organisation/name"; made if it does not exist.
-            options: See `publishing.PushOptions`: `private`, `gated`, `revision`, `tag`, `commit_message`,
+            options: See `push_plan.PushOptions`: `private`, `gated`, `revision`, `tag`, `commit_message`,
                 `create_pr`, `subfolder`, `token`, ... A saved folder, with its documents and signature, is
                 pushed by `publishing.push_artifact` or `diffusers-erasure push`.
         """
-        from .publishing import push_artifact
-
-        return push_artifact(self, repo_id, **options)
+        # Pushing reads and saves artifacts, so it lies above them: found by name, as the cards are.
+        publishing = import_module(f"{__package__}.publishing")
+        address: str = publishing.push_artifact(self, repo_id, **options)
+        return address
 
     def file_bytes(self) -> dict[str, bytes]:
         """The content of every safetensors file of the artifact, by name."""

@@ -26,7 +26,7 @@ from .lookalikes import looks_like
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ComponentSpec, Manifest, TensorSpec, parse_manifest
 from .safebytes import check_table, parse_header, read_bytes, sha256_of, tensors_from
 from .signature import TrustedKey
-from .signing import check_signed
+from .trusting import check_signed
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ from .files import CARD_NAME
 from .hub import TRANSPORT_ERROR
 from .lookalikes import PICKLES
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
-from .publishing import PushFile, PushOptions, PushPlan, is_untouched
+from .push_plan import PushFile, PushOptions, PushPlan, is_untouched
 from .signature import SIGNATURE_NAME
 
 if TYPE_CHECKING:

@@ -171,7 +171,7 @@ def _evaluation(manifest: Manifest) -> Table:
 def _signature(place: Source) -> Signature | None:
     """What the signature says; one that cannot be read is told and left out."""
     from diffusers_erasure.artifacts.signature import SIGNATURE_NAME, parse_signature
-    from diffusers_erasure.artifacts.signing import read_signature
+    from diffusers_erasure.artifacts.trusting import read_signature
 
     data = read_signature(place)
     if data is None:

@@ -26,7 +26,7 @@ from . import console
 from .inspect import size
 
 if TYPE_CHECKING:
-    from diffusers_erasure.artifacts.publishing import PushOptions, PushPlan
+    from diffusers_erasure.artifacts.push_plan import PushOptions, PushPlan
     from diffusers_erasure.artifacts.upload import Pushed
 
 INDEX_FILE, CONFIG_FILE = "model_index.json", "config.json"
@@ -69,7 +69,7 @@ class PushArguments:
 
     def options(self) -> PushOptions:
         """The same for the library."""
-        from diffusers_erasure.artifacts.publishing import PushOptions
+        from diffusers_erasure.artifacts.push_plan import PushOptions
 
         named = {name: getattr(self, name) for name in PushOptions.__dataclass_fields__}
         return PushOptions.of({**named, "private": self.private or None})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers_erasure.artifacts.publishing import check_repo_id, check_token, push_artifact
+from diffusers_erasure.artifacts.publishing import push_artifact
+from diffusers_erasure.artifacts.push_plan import check_repo_id, check_token
 from diffusers_erasure.artifacts.upload import check_login
 from diffusers_erasure.errors import ArtifactError, ConfigError
 from diffusers_erasure.training.config import TrainingConfig

@@ -132,7 +132,7 @@ def _run(config: VerifyConfig, checks: list[Check]) -> None:
 
 def _signature(config: VerifyConfig, artifact: Artifact, checks: list[Check]) -> None:
     from diffusers_erasure.artifacts.signature import SIGNATURE_NAME, parse_signature
-    from diffusers_erasure.artifacts.signing import read_signature
+    from diffusers_erasure.artifacts.trusting import read_signature
 
     place = config.place(artifact.commit)
     data = read_signature(place)

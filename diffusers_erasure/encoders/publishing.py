@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from diffusers_erasure.artifacts.publishing import (
+from diffusers_erasure.artifacts.push_plan import (
     PushOptions,
     PushPlan,
     check_repo_id,

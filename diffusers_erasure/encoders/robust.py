@@ -90,10 +90,8 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
             dtype: Floating dtype of the result, "auto" for the stored one. By default an artifact gives
                 float32, as a pipeline's `from_pretrained` does, and a whole encoder what is stored.
             attn_implementation: As in transformers: "sdpa", "eager", ...
-            base: For an artifact: the base text encoder (module, folder or id) in place of the one that it
-                names.
-            allow_unverified: Accept an encoder that carries nothing to verify it with; says so in a warning
-                and in `erasure`.
+            base: For an artifact: base text encoder (module, folder or id) in place of the one that it names.
+            allow_unverified: Accept an encoder without anything to verify it with; warns, and `erasure` says so.
             trusted_key: Public key, or `Trust`, that an artifact must be signed with; a whole encoder carries
                 no signature and is refused then.
             loader_options: What diffusers passes to every component's loader, at its default.
@@ -202,7 +200,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
         Args:
             repo_id: "organisation/name"; made if it does not exist.
             options: `private`, `gated`, `revision`, `tag`, `commit_message`, `create_pr`, `subfolder`,
-                `token`, ...: see `diffusers_erasure.artifacts.publishing.PushOptions`.
+                `token`, ...: see `diffusers_erasure.artifacts.push_plan.PushOptions`.
         """
         return push_encoder(self, repo_id, **options)
 

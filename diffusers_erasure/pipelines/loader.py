@@ -276,7 +276,7 @@ class ErasureLoaderMixin(_PipelineBase):
         Args:
             repo_id: "organisation/name"; made if it does not exist.
             options: `variant`, `private`, `gated`, `revision`, `tag`, `commit_message`, `create_pr`, `token`,
-                ...: see `diffusers_erasure.artifacts.publishing.PushOptions`.
+                ...: see `diffusers_erasure.artifacts.push_plan.PushOptions`.
         """
         return push_pipeline(self, repo_id, **options)
 

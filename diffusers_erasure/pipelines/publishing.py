@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from diffusers_erasure.artifacts.publishing import (
+from diffusers_erasure.artifacts.push_plan import (
     PushOptions,
     PushPlan,
     check_repo_id,

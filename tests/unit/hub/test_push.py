@@ -16,13 +16,8 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.files import CARD_NAME
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
-from diffusers_erasure.artifacts.publishing import (
-    PushOptions,
-    is_untouched,
-    plan_artifact,
-    push_artifact,
-    with_mark,
-)
+from diffusers_erasure.artifacts.publishing import plan_artifact, push_artifact
+from diffusers_erasure.artifacts.push_plan import PushOptions, is_untouched, with_mark
 from diffusers_erasure.artifacts.store import attach_file
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.encoders.publishing import plan_encoder
