@@ -91,7 +91,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
                 float32, as a pipeline's `from_pretrained` does, and a whole encoder what is stored.
             attn_implementation: As in transformers: "sdpa", "eager", ...
             base: For an artifact: base text encoder (module, folder or id) in place of the one that it names.
-            allow_unverified: Accept an encoder without anything to verify it with; warns, and `erasure` says so.
+            allow_unverified: Accept an encoder that nothing verifies; warns, and `erasure` says so.
             trusted_key: Public key, or `Trust`, that an artifact must be signed with; a whole encoder carries
                 no signature and is refused then.
             loader_options: What diffusers passes to every component's loader, at its default.
