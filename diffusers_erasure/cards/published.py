@@ -105,6 +105,10 @@ def render_hub_cards(folder: Path, artifacts: Path | None = None) -> dict[Path, 
     Raises:
         ConfigError: There is nothing to render.
     """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder} is no folder; expected the one that keeps cards; give the project's hub_cards"
+        )
     found: dict[Path, str] = {}
     for path in sorted(folder.rglob(FACTS_NAME)):
         cards = render_published_cards(read_facts(path))

@@ -59,7 +59,7 @@ def test_kept_cards_are_renewed(repository: Path, tmp_path: Path, capsys: pytest
         (["nowhere"], "is no folder"),
         (["nowhere", "--attach", "--output", "x.md"], "both given"),
         (["nowhere", "--hub_cards", "y"], "options of a single card"),
-        (["--hub_cards", "nowhere"], "no facts.json"),
+        (["--hub_cards", "nowhere"], "nowhere is no folder"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
