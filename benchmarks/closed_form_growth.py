@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks.closed_form import ANCHOR, FRAMES, SUBJECTS, WIDTH, fast, text_encoder, tokenizer
 from diffusers_erasure.diffusion import DiffusionComponents, TextProjection
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.evaluation.curves import DOTS_PER_INCH, PALETTE
-from diffusers_erasure.evaluation.pictures import write_atomically
 from diffusers_erasure.prompts import PromptPair
 from diffusers_erasure.training.closed_form import PriorStatistics
 
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width: measure(_components(width, 1), [PAIRS], given.repeats)[PAIRS] for width in given.widths
     }
     _show("width", by_width)
-    write_atomically(given.output, plot(by_pairs, by_width))
+    write_whole(given.output, plot(by_pairs, by_width))
     Console().print(f"wrote {given.output}")
     return 0
 

@@ -33,10 +33,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from diffusers_erasure.cli import console
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, THEMES
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.evaluation.curves import DOTS_PER_INCH, GREY, PALETTE
-from diffusers_erasure.evaluation.pictures import write_atomically
 from diffusers_erasure.evaluation.prompt_sets import FIRST_TEST_SEED, Purpose
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.report import EvaluationReport, read_report
@@ -159,7 +159,7 @@ def run_cell(cell: Cell) -> None:
         log, seconds = cell.folder / f"{name}.log", _run(command, cell.folder / f"{name}.log")
         if name == "train" and (cell.artifact / "erasure_config.json").exists():
             costs = {**summary_numbers(log.read_text()), "CPU s": seconds, "bytes": _bytes(cell.artifact)}
-            write_atomically(done, (json.dumps(costs, indent=1) + "\n").encode())
+            write_whole(done, (json.dumps(costs, indent=1) + "\n").encode())
         if not done.exists():
             raise RuntimeError(
                 f"{name} of {cell.folder} ended without {done.name}; expected it; see {log}, mend it and "
@@ -269,7 +269,7 @@ def report(every: Sequence[Cell], folder: Path) -> tuple[Table, tuple[Path, ...]
     if found:
         files["many-concepts.png"] = plot(found)
     for name, content in files.items():
-        write_atomically(folder / name, content)
+        write_whole(folder / name, content)
     return table, tuple(folder / name for name in files), len(found)
 
 

@@ -63,6 +63,8 @@ from diffusers_erasure.attacks.soft_attack import SoftAttackConfig
 from diffusers_erasure.attacks.target_picture import encode_pictures
 from diffusers_erasure.cli import console
 from diffusers_erasure.diffusion.noise import NoisePredictor
+from diffusers_erasure.diffusion.pictures import png_bytes
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.embedded import EMBEDDED_GUIDANCE_SCALE, EMBEDDED_STEPS
 from diffusers_erasure.embedded.judges import NONE
 from diffusers_erasure.embedded.recipe.artwork import fetch_artwork
@@ -71,7 +73,6 @@ from diffusers_erasure.embedded.vocabulary import STYLES, with_article
 from diffusers_erasure.evaluation.grid import Column, make_grid
 from diffusers_erasure.evaluation.judges import Question
 from diffusers_erasure.evaluation.judges.embedded import EmbeddedJudge
-from diffusers_erasure.evaluation.pictures import png_bytes, write_atomically
 from diffusers_erasure.evaluation.proportion import Proportion
 
 KNOWN = {
@@ -353,8 +354,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rates": {arm: {name: one.model_dump() for name, one in row.items()} for arm, row in rates.items()},
         "judge": {name: one.model_dump() for name, one in accuracy.items()},
     }
-    write_atomically(given.output_dir / "no_invention.json", json.dumps(content, indent=2).encode())
-    write_atomically(given.output_dir / "no_invention.png", png_bytes(control.grid(found)))
+    write_whole(given.output_dir / "no_invention.json", json.dumps(content, indent=2).encode())
+    write_whole(given.output_dir / "no_invention.png", png_bytes(control.grid(found)))
     show(rates, accuracy)
     for line in said:
         console.say(line)

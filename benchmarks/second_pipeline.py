@@ -33,6 +33,8 @@ from diffusers_erasure import embedded_pipeline
 from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.cli import console
 from diffusers_erasure.concepts import ConceptKind
+from diffusers_erasure.diffusion.pictures import png_bytes
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.embedded import EMBEDDED_GUIDANCE_SCALE, EMBEDDED_STEPS
 from diffusers_erasure.embedded.recipe.artwork import fetch_artwork
 from diffusers_erasure.embedded.recipe.dataset import build_scenes
@@ -45,7 +47,6 @@ from diffusers_erasure.errors import TrainingError
 from diffusers_erasure.evaluation.generate import Artist, Sampling
 from diffusers_erasure.evaluation.grid import Column, make_grid
 from diffusers_erasure.evaluation.judges import Panel, load_panel
-from diffusers_erasure.evaluation.pictures import png_bytes, write_atomically
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.pipelines.base import load_base_pipeline
 from diffusers_erasure.prompts import fill, templates
@@ -96,7 +97,7 @@ def hold_settings(path: Path, settings: dict[str, Any]) -> None:
                 f"{path.parent} holds a run with the settings {kept}; expected {settings}, since one run's "
                 "checkpoint cannot go on as another; give another --output_dir, or remove that folder"
             )
-    write_atomically(path, json.dumps(settings, indent=1).encode())
+    write_whole(path, json.dumps(settings, indent=1).encode())
 
 
 def fine_tune(work_dir: Path, folder: Path, styles: Sequence[str], schedule: Schedule) -> Path:
@@ -175,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     schedule = Schedule(given.steps, given.learning_rate, given.ema_decay)
     second = fine_tune(given.work_dir, given.output_dir, given.styles, schedule)
     figures, picture = measure(second, given.output_dir, given.each)
-    write_atomically(given.output_dir / "second.json", json.dumps(figures, indent=1).encode())
-    write_atomically(given.output_dir / "sheet.png", png_bytes(picture))
+    write_whole(given.output_dir / "second.json", json.dumps(figures, indent=1).encode())
+    write_whole(given.output_dir / "sheet.png", png_bytes(picture))
     shares = {name: Proportion(**row["concept"]) for name, row in figures["plain prompts"].items()}
     rows = [
         (name, share, ", ".join(f"{style} {n}" for style, n in list(styles.items())[:4]))

@@ -52,6 +52,8 @@ from diffusers_erasure.attacks import AttackOutcome, attack_named
 from diffusers_erasure.attacks.drawing import Drawing
 from diffusers_erasure.cli import console
 from diffusers_erasure.cli.drawing import progress_display
+from diffusers_erasure.diffusion.pictures import png_bytes
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.embedded.vocabulary import CONCEPTS, STYLES, with_article
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.encoders.architecture import architecture_digest
@@ -65,7 +67,7 @@ from diffusers_erasure.evaluation.embedded_prompts import Targets, embedded_prom
 from diffusers_erasure.evaluation.generate import Artist, Sampling, pipeline_identity, sampling_defaults
 from diffusers_erasure.evaluation.judges import Panel, load_panel
 from diffusers_erasure.evaluation.measure import Measured, measure_set
-from diffusers_erasure.evaluation.pictures import PictureCache, png_bytes, write_atomically
+from diffusers_erasure.evaluation.picture_cache import PictureCache
 from diffusers_erasure.evaluation.prompt_sets import PromptItem, PromptPlan, PromptSet, Purpose
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.records import POSITIVE_CONTROL_FLOOR, Verdict
@@ -384,8 +386,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell,
         )  # fmt: skip
         table, grid = run_table(bench, given.second, given.strengths, given.budget)
-    write_atomically(given.output_dir / "transfer.json", table.model_dump_json(indent=1).encode())
-    write_atomically(given.output_dir / "transfer.png", png_bytes(grid))
+    write_whole(given.output_dir / "transfer.json", table.model_dump_json(indent=1).encode())
+    write_whole(given.output_dir / "transfer.png", png_bytes(grid))
     show(table)
     console.say(f"table and pictures: {given.output_dir}")
     return int(any(one.verdict is Verdict.HARNESS_INVALID for one in table.places))

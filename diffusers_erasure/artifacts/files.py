@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from .hub import FolderSource, Source, file_sha256
+from diffusers_erasure.durable import file_sha256
+
+from .hub import FolderSource, Source
 from .lookalikes import PICKLES
 from .manifest import MANIFEST_NAME, Manifest
 from .signature import SIGNATURE_NAME

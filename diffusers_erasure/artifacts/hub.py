@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from diffusers_erasure.durable import file_sha256
 from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -262,12 +263,6 @@ def is_absent(error: ArtifactNotFoundError) -> bool:
 def is_unknown(error: ArtifactNotFoundError) -> bool:
     """Whether it failed because the file is not in the cache and the Hub was not asked or did not answer."""
     return isinstance(error.__cause__, LocalEntryNotFoundError)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_repo_id(text: str) -> bool:

@@ -25,10 +25,11 @@ from typing import Any, Literal, Self
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from diffusers_erasure.durable import file_sha256
 from diffusers_erasure.errors import ConfigError, PublishError
 
 from .files import CARD_NAME, other_files, runs_code
-from .hub import check_subfolder, file_sha256, is_repo_id
+from .hub import check_subfolder, is_repo_id
 
 CARDS = "diffusers_erasure.cards"
 """Cards lie above this room, so their renderers are found by name."""

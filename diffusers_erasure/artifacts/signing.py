@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ArtifactIntegrityError
 
 from .door import load_artifact
@@ -18,7 +19,6 @@ from .hub import FolderSource
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from .safebytes import read_bytes
 from .signature import SIGNATURE_NAME, Signature, parse_signature, sign_manifest
-from .store import replace_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -55,7 +55,7 @@ def sign_artifact(folder: str | Path, key: Ed25519PrivateKey, *, version: str | 
     path = place.path(MANIFEST_NAME)
     manifest = bytes(read_bytes(path, origin=str(path), max_bytes=MAX_MANIFEST_BYTES))
     content = sign_manifest(manifest, key, version=version)
-    replace_file(root / SIGNATURE_NAME, content)
+    write_whole(root / SIGNATURE_NAME, content)
     load_artifact(root, trusted_key=_public_text(key))
     return Signed(root / SIGNATURE_NAME, parse_signature(content, origin=str(root / SIGNATURE_NAME)))
 

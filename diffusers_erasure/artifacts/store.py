@@ -1,25 +1,19 @@
 """Saving artifacts so that a crash at any moment leaves the old one or the new one, never a mixture.
 
-A save writes a sibling folder, flushes every file and the folder to disk, reads it back through the same door
-that every loader uses, and only then gives it its name with one rename. An artifact that is already there is
-exchanged in one system call where the platform has it, and removed afterwards.
+A save writes a sibling folder, reads it back through the same door that every loader uses, and only then
+gives it its name (`durable`).
 """
 
-import ctypes
-import errno
+import glob
 import hashlib
 import logging
-import os
 import re
-import secrets
-import shutil
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from diffusers_erasure.durable import sweep, sync, whole_folder, write_whole
 from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
 
 from .artifact import Artifact
@@ -31,8 +25,6 @@ from .signature import SIGNATURE_NAME
 logger = logging.getLogger(__name__)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 _STALE_SECONDS = 3600
 
 
@@ -51,15 +43,10 @@ def save_artifact(artifact: Artifact, folder: str | Path, *, overwrite: bool = F
     _check_target(target, overwrite=overwrite)
     for component, edit in artifact.edits.items():
         check_values(edit.tensors, origin=f"the edit of {component}", whole=isinstance(edit, WholeEdit))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target)
-    draft = target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
+    sweep(target.parent, glob.escape(target.name), older_than=_STALE_SECONDS)
+    with whole_folder(target) as draft:
         _write_folder(artifact, draft)
         _read_back(artifact, draft)
-        _put_in_place(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -97,20 +84,9 @@ def attach_file(
     noted = render_manifest(type(manifest).model_validate(content))
     if noted != path.read_bytes():
         _remove_signature(root)
-    replace_file(root / name, data)
-    replace_file(path, noted)
+    write_whole(root / name, data)
+    write_whole(path, noted)
     return root / name
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        _write_file(draft, content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def _remove_signature(folder: Path) -> None:
@@ -118,7 +94,7 @@ def _remove_signature(folder: Path) -> None:
     signature = folder / SIGNATURE_NAME
     if signature.is_file():
         signature.unlink()
-        _sync_folder(folder)
+        sync(folder)
         logger.warning(
             "%s was signed; its manifest changes, so the signature was removed; sign it again", folder
         )
@@ -147,11 +123,9 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _write_folder(artifact: Artifact, draft: Path) -> None:
-    draft.mkdir()
     for name, content in {**artifact.documents, **artifact.file_bytes()}.items():
-        _write_file(draft / name, content)
-    _write_file(draft / MANIFEST_NAME, render_manifest(artifact.manifest))
-    _sync_folder(draft)
+        (draft / name).write_bytes(content)
+    (draft / MANIFEST_NAME).write_bytes(render_manifest(artifact.manifest))
 
 
 def _read_back(artifact: Artifact, draft: Path) -> None:
@@ -162,62 +136,3 @@ def _read_back(artifact: Artifact, draft: Path) -> None:
             "disk or memory "
             "is faulty, or the artifact's tensors were changed after it was built; build it again"
         )
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _put_in_place(draft: Path, target: Path) -> None:
-    """One rename where nothing stands in the way, one exchange where an artifact does."""
-    if not target.exists() or not any(target.iterdir()):
-        draft.replace(target)
-    elif exchange(draft, target):
-        shutil.rmtree(draft)
-    else:
-        aside = target.parent / f".{target.name}.replaced-{os.getpid()}-{secrets.token_hex(4)}"
-        target.replace(aside)
-        try:
-            draft.replace(target)
-        except OSError:
-            aside.replace(target)
-            raise
-        shutil.rmtree(aside)
-    _sync_folder(target.parent)
-
-
-def exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one system call; False where the platform or file system has none."""
-    if not sys.platform.startswith("linux"):
-        return False
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        return False
-    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
-        return False
-    raise OSError(code, os.strerror(code), str(first), None, str(second))
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what saves that were killed more than an hour ago left beside the target."""
-    for left in target.parent.iterdir():
-        ours = left.name.startswith(f".{target.name}.partial-") and left.is_dir()
-        if ours and time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            logger.info("removing %s, left by a save that did not finish", left)
-            shutil.rmtree(left, ignore_errors=True)

@@ -10,21 +10,16 @@ whole or not at all.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
 from diffusers_erasure.artifacts.manifest import canonical_json
+from diffusers_erasure.diffusion.pictures import picture, png_bytes, read_picture
+from diffusers_erasure.durable import write_whole
 
 from .base import AttackedPrompt, AttackOutcome
 
@@ -56,7 +51,8 @@ class OutcomeStore:
         path = self.path(item)
         try:
             outcome = outcome_from_json(path.read_bytes())
-            picture = _read_picture(path.with_suffix(".png"))
+            kept = path.with_suffix(".png")
+            image = read_picture(kept) if kept.exists() else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,14 +60,14 @@ class OutcomeStore:
             return None
         if outcome.failed is not None:
             return None
-        return replace(outcome, picture=picture)
+        return replace(outcome, picture=image)
 
     def keep(self, item: AttackedPrompt, outcome: AttackOutcome) -> None:
         """Write an outcome: its picture first, so that an outcome on disk is complete."""
         path = self.path(item)
         if outcome.picture is not None:
-            _write(path.with_suffix(".png"), _png(outcome.picture))
-        _write(path, outcome_to_json(outcome))
+            write_whole(path.with_suffix(".png"), png_bytes(picture(outcome.picture)))
+        write_whole(path, outcome_to_json(outcome))
 
     def forget(self, item: AttackedPrompt) -> None:
         """Remove an outcome that must not be used."""
@@ -103,29 +99,3 @@ def outcome_from_json(content: bytes) -> AttackOutcome:
 
 def _shallow(outcome: AttackOutcome) -> dict[str, Any]:
     return {one.name: getattr(outcome, one.name) for one in fields(outcome)}
-
-
-def _png(picture: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    pixels = picture.permute(1, 2, 0).cpu().contiguous().numpy()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _read_picture(path: Path) -> Tensor | None:
-    if not path.exists():
-        return None
-    with Image.open(path) as kept:
-        pixels = np.array(kept.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run that is killed, sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

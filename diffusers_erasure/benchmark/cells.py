@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from .profiles import Profile
@@ -114,10 +115,8 @@ class Cell:
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Keep how long a step took."""
-        from diffusers_erasure.evaluation.pictures import write_atomically
-
         text = json.dumps({**self.seconds, name: round(seconds, 1)}, indent=1) + "\n"
-        write_atomically(self.folder / "seconds.json", text.encode())
+        write_whole(self.folder / "seconds.json", text.encode())
 
     @property
     def unet_evaluations(self) -> int | None:
@@ -199,11 +198,9 @@ def check_work_folder(work_dir: Path, prompts: int) -> None:
     Raises:
         ConfigError: The folder holds cells of another number of prompts.
     """
-    from diffusers_erasure.evaluation.pictures import write_atomically
-
     file = work_dir / SETTINGS
     if not file.is_file():
-        write_atomically(file, (json.dumps({"prompts": prompts}) + "\n").encode())
+        write_whole(file, (json.dumps({"prompts": prompts}) + "\n").encode())
     found = json.loads(file.read_text(encoding="utf-8")).get("prompts")
     if found != prompts:
         raise ConfigError(

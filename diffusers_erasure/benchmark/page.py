@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import MissingDependencyError
 from diffusers_erasure.evaluation.report import SCOPE
 
@@ -43,7 +44,6 @@ def write_page(stored: Stored, folder: Path) -> list[Path]:
         MissingDependencyError: matplotlib is not installed.
     """
     from diffusers_erasure.evaluation.curves import plot_available
-    from diffusers_erasure.evaluation.pictures import write_atomically
 
     if not plot_available():
         raise MissingDependencyError(
@@ -53,7 +53,7 @@ def write_page(stored: Stored, folder: Path) -> list[Path]:
     files = {STORED: stored.to_json(), **texts(stored)}
     contents = {name: text.encode() for name, text in files.items()} | pictures(stored)
     for name, content in contents.items():
-        write_atomically(folder / name, content)
+        write_whole(folder / name, content)
     return [folder / name for name in contents]
 
 

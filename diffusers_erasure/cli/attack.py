@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from diffusers_erasure.concepts import ConceptKind
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from . import console
@@ -215,10 +216,10 @@ class AttackCommand:
 
     def _report(self, scene: Scene, bouts: Sequence[Bout]) -> int:
         """Count all prompts, and write and show what came out."""
+        from diffusers_erasure.diffusion.pictures import png_bytes
         from diffusers_erasure.evaluation.attack_file import attack_file
         from diffusers_erasure.evaluation.attack_rows import outcome_lines
         from diffusers_erasure.evaluation.attack_settings import BASELINES, equal_budget
-        from diffusers_erasure.evaluation.pictures import png_bytes, write_atomically
         from diffusers_erasure.evaluation.records import Verdict
 
         run = self._run(scene, bouts, self.spec, self.config)
@@ -239,9 +240,9 @@ class AttackCommand:
                 scene.model, self.arguments.num_inference_steps, self.arguments.guidance_scale
             ),
         )
-        write_atomically(self.folder / LINES_NAME, outcome_lines([run, *luck]))
-        write_atomically(self.folder / GRID_NAME, png_bytes(self._grid(bouts, run)))
-        write_atomically(self.folder / REPORT_NAME, report.to_json().encode())
+        write_whole(self.folder / LINES_NAME, outcome_lines([run, *luck]))
+        write_whole(self.folder / GRID_NAME, png_bytes(self._grid(bouts, run)))
+        write_whole(self.folder / REPORT_NAME, report.to_json().encode())
         show(report)
         for name in (REPORT_NAME, LINES_NAME, GRID_NAME):
             console.say(f"wrote {self.folder / name}")

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from diffusers_erasure.durable import write_whole
+
 from .console import note, out, say
 from .drawing import Report, progress_display
 
@@ -118,15 +120,15 @@ def shipped_rivals(concepts: Sequence[str], *, besides: str) -> dict[str, Path]:
         concepts: Names of the concepts.
         besides: Method that is left out.
     """
-    from diffusers_erasure.artifacts.door import load_artifact
+    from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, parse_manifest
     from diffusers_erasure.embedded import embedded_erasures
 
-    manifests = {name: load_artifact(name).manifest for name in embedded_erasures()}
-    return {
-        manifest.method: embedded_erasures()[name]
-        for name, manifest in manifests.items()
-        if set(manifest.concept_names) == set(concepts) and manifest.method != besides
-    }
+    found: dict[str, Path] = {}
+    for name, folder in embedded_erasures().items():
+        manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes(), origin=name)
+        if set(manifest.concept_names) == set(concepts) and manifest.method != besides:
+            found[manifest.method] = folder
+    return found
 
 
 def _attach(found: Evaluation, artifact: Path) -> None:
@@ -139,16 +141,16 @@ def _attach(found: Evaluation, artifact: Path) -> None:
 def _picture(arguments: DemoArguments, found: Evaluation, others: Mapping[str, Path]) -> Path:
     """Put the picture where it is easily found: every method in a row, or the evaluation's own grid."""
     from diffusers_erasure.artifacts.door import load_artifact
+    from diffusers_erasure.diffusion.pictures import png_bytes
     from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
     from diffusers_erasure.evaluation.generate import sampling_defaults
-    from diffusers_erasure.evaluation.pictures import png_bytes, write_atomically
     from diffusers_erasure.evaluation.runner import GRID_NAME
     from diffusers_erasure.evaluation.side_by_side import side_by_side
     from diffusers_erasure.pipelines.base import load_base_pipeline
 
     picture = arguments.output_dir / "demo.png"
     if not others:
-        write_atomically(picture, (found.folder / GRID_NAME).read_bytes())
+        write_whole(picture, (found.folder / GRID_NAME).read_bytes())
         return picture
     with progress_display() as report:
         grid = side_by_side(
@@ -160,7 +162,7 @@ def _picture(arguments: DemoArguments, found: Evaluation, others: Mapping[str, P
             title=f"{', '.join(arguments.concept)}, erased by {1 + len(others)} methods",
             progress=lambda name, done, total: report(f"   {name}", done, total),
         )
-    write_atomically(picture, png_bytes(grid))
+    write_whole(picture, png_bytes(grid))
     return picture
 
 
@@ -172,4 +174,4 @@ def _print_tables(found: Evaluation, others: Mapping[str, Path]) -> None:
     out().print(report_table(found.report))
     if others:
         reports = {name: read_report(folder / REPORT_NAME) for name, folder in others.items()}
-        out().print(methods_table(reports))
+        out().print(methods_table(reports, title="on record of erasures that ship with the package"))

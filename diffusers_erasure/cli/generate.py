@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from .console import say
@@ -118,8 +119,8 @@ def _model(arguments: GenerateArguments) -> str:
 
 
 def _write(arguments: GenerateArguments, rows: dict[str, Tensor]) -> Path:
+    from diffusers_erasure.diffusion.pictures import png_bytes
     from diffusers_erasure.evaluation.grid import Column, make_grid
-    from diffusers_erasure.evaluation.pictures import png_bytes, write_atomically
 
     columns = [
         Column(
@@ -132,5 +133,5 @@ def _write(arguments: GenerateArguments, rows: dict[str, Tensor]) -> Path:
     ]
     grid = make_grid(columns, list(rows), cell=arguments.cell, per_band=8)
     path = arguments.output.expanduser()
-    write_atomically(path, png_bytes(grid))
+    write_whole(path, png_bytes(grid))
     return path

@@ -6,10 +6,7 @@ stopped, and never mixes two models. `bank.json` lists the files with their sha2
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from diffusers_erasure.durable import file_sha256, write_whole
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactIntegrityError, ConfigError
 
 from .trajectories import Pairs
@@ -96,7 +94,7 @@ def write_part(folder: Path, number: int, pairs: Pairs, origins: Mapping[str, st
         first: Number of its first trajectory.
     """
     tensors = {name: tensor.contiguous() for name, tensor in pairs.tensors().items()}
-    _write(folder / part_name(number), save_tensors(tensors, metadata=_note(origins, first)))
+    write_whole(folder / part_name(number), save_tensors(tensors, metadata=_note(origins, first)))
 
 
 def part_is_there(folder: Path, number: int, origins: Mapping[str, str], first: int, rows: int) -> bool:
@@ -141,14 +139,14 @@ def refuse_other_origins(path: Path, found: Mapping[str, Any], wanted: Mapping[s
 
 def finish(folder: Path, parts: int, origins: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     """List the parts in `bank.json`; from now on the bank is complete."""
-    files = {name: _sha256(folder / name) for name in map(part_name, range(parts))}
+    files = {name: file_sha256(folder / name) for name in map(part_name, range(parts))}
     content = {
         "format": FORMAT_VERSION,
         "origins": dict(origins),
         "settings": dict(settings),
         "files": files,
     }
-    _write(folder / BANK_NAME, json.dumps(content, indent=2, sort_keys=True).encode())
+    write_whole(folder / BANK_NAME, json.dumps(content, indent=2, sort_keys=True).encode())
 
 
 def open_table(folder: Path, origins: Mapping[str, str], storage: Storage) -> PairTable:
@@ -193,7 +191,7 @@ def _read_list(folder: Path) -> dict[str, Any]:
 
 
 def _read_part(path: Path, digest: str) -> Pairs:
-    if not path.is_file() or _sha256(path) != digest:
+    if not path.is_file() or file_sha256(path) != digest:
         raise ArtifactIntegrityError(
             f"{path} is not the file that {BANK_NAME} lists; expected sha256 {digest[:12]}...; it was lost, "
             f"changed or corrupted; {_AGAIN}"
@@ -203,22 +201,3 @@ def _read_part(path: Path, digest: str) -> Pairs:
 
 def _note(origins: Mapping[str, str], first: int) -> dict[str, str]:
     return {**origins, "first": str(first)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A sibling file, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 
 from diffusers_erasure.artifacts.apply import AppliedErasure
 from diffusers_erasure.artifacts.record import record_of
+from diffusers_erasure.durable import sync
 from diffusers_erasure.errors import ArtifactError, ErasureNotActiveError, ErasureStateError
 
 from .architecture import CONFIG_FILE, architecture_digest
@@ -52,9 +52,9 @@ def save_encoder(encoder: torch.nn.Module, directory: str | Path, *, erasure: En
             json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
         for path in (staged / WEIGHTS_FILE, staged / CONFIG_FILE, staged):
-            _sync(path)
+            sync(path)
         _install(staged, target)
-    _sync(target.parent)
+    sync(target.parent)
     return target
 
 
@@ -133,12 +133,4 @@ def _install(staged: Path, target: Path) -> None:
         return
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         (staged / name).replace(target / name)
-    _sync(target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target)

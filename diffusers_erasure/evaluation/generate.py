@@ -30,7 +30,7 @@ from diffusers_erasure.embedded import (
 )
 from diffusers_erasure.errors import EvaluationError
 
-from .pictures import PictureCache
+from .picture_cache import PictureCache
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from unicodedata import combining, normalize
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from diffusers_erasure.diffusion.pictures import picture
 from diffusers_erasure.errors import EvaluationError
-
-from .pictures import picture
 
 INK, MUTED, PAPER, RULE = (28, 30, 36), (96, 102, 114), (255, 255, 255), (208, 212, 220)
 GAP = 8

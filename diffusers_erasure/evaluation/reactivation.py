@@ -26,6 +26,8 @@ from torch import Tensor
 from diffusers_erasure._version import __version__
 from diffusers_erasure.attacks.reactivation import FineTuningConfig
 from diffusers_erasure.concepts import ConceptSet
+from diffusers_erasure.diffusion.pictures import png_bytes
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError, EvaluationError, MissingDependencyError
 
 from .attack_groups import Group
@@ -33,7 +35,6 @@ from .attack_rows import prompts_sha256
 from .attack_runner import Tell
 from .attack_settings import PUBLISHED, QUICK
 from .generate import DEFAULT_BATCH_SIZE, Sampling, pipeline_identity, sampling_defaults
-from .pictures import png_bytes, write_atomically
 from .reactivation_draw import Manipulations
 from .reactivation_grid import reactivation_grid
 from .reactivation_inversion import inversion_from_reports, run_inversion
@@ -170,8 +171,8 @@ def reactivate(
         prompt=stage.items[0].prompt,
         cell=settings.cell,
     )
-    write_atomically(folder / GRID_NAME, png_bytes(grid))
-    write_atomically(folder / REPORT_NAME, report.to_json().encode())
+    write_whole(folder / GRID_NAME, png_bytes(grid))
+    write_whole(folder / REPORT_NAME, report.to_json().encode())
     return Reactivation(report, folder)
 
 

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 from torch import Tensor
 
 from diffusers_erasure.artifacts.manifest import canonical_json
+from diffusers_erasure.diffusion.pictures import picture, png_bytes, read_picture
+from diffusers_erasure.durable import write_whole
 
-from .pictures import picture, png_bytes, write_atomically
 from .reactivation_report import ReactivationRow
 
 logger = logging.getLogger(__name__)
@@ -69,10 +67,11 @@ class ItemStore:
         path = self.path(key, settings)
         try:
             row = ReactivationRow.model_validate_json(path.read_text(encoding="utf-8"))
-            return Measured(row, _read(path.with_suffix(".png")))
+            image = path.with_suffix(".png")
+            return Measured(row, read_picture(image) if image.exists() else None)
         except FileNotFoundError:
             return None
-        except (ValidationError, UnicodeDecodeError, UnidentifiedImageError, OSError) as error:
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
             logger.warning("the kept item %s cannot be read (%s); it is measured again", path, error)
             return None
 
@@ -80,13 +79,5 @@ class ItemStore:
         """Write an item: its picture first, so that an item on disk is complete."""
         path = self.path(found.row.key, settings)
         if found.image is not None:
-            write_atomically(path.with_suffix(".png"), png_bytes(picture(found.image)))
-        write_atomically(path, found.row.model_dump_json(indent=1).encode())
-
-
-def _read(path: Path) -> Tensor | None:
-    if not path.exists():
-        return None
-    with Image.open(path) as kept:
-        pixels = np.array(kept.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            write_whole(path.with_suffix(".png"), png_bytes(picture(found.image)))
+        write_whole(path, found.row.model_dump_json(indent=1).encode())

@@ -21,6 +21,8 @@ from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.verify import verify_erasure
+from diffusers_erasure.diffusion.pictures import png_bytes
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.pipelines.base import load_base_pipeline
 
@@ -42,7 +44,6 @@ from .generate import DEFAULT_BATCH_SIZE, Artist, Sampling, sampling_defaults
 from .judges import Panel, load_panel
 from .measure import Measured, measure_set
 from .metrics.extractors import Extractor
-from .pictures import png_bytes, write_atomically
 from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet
 from .report import EvaluationReport, Settings
 from .report_building import Found, build_report, erasure_record
@@ -206,7 +207,7 @@ def evaluate_pipelines(
         seconds=time.monotonic() - started,
     )
     _write_pictures(folder, found, subject.artifact, settings)
-    write_atomically(folder / REPORT_NAME, report.to_json().encode())
+    write_whole(folder / REPORT_NAME, report.to_json().encode())
     return Evaluation(report, measured, folder, attacked)
 
 
@@ -256,14 +257,14 @@ def _write_pictures(folder: Path, found: Found, artifact: Artifact, settings: Ev
     grid = comparison_grid(found.measured, artifact, cell=settings.cell)
     if found.attacked is not None:
         grid = with_attacks(grid, found.attacked, found.measured[0], cell=settings.cell)
-        write_atomically(folder / OUTCOMES_NAME, found.attacked.findings.outcomes)
+        write_whole(folder / OUTCOMES_NAME, found.attacked.findings.outcomes)
         names = ", ".join(artifact.manifest.concept_names)
         plot = attack_plot(found.attacked, title=f"{artifact.manifest.method.upper()} erases {names}")
         if plot is not None:
-            write_atomically(folder / PLOT_NAME, plot)
+            write_whole(folder / PLOT_NAME, plot)
         else:
             logger.warning("%s is not drawn: it needs matplotlib, from diffusers-erasure[eval]", PLOT_NAME)
-    write_atomically(folder / GRID_NAME, png_bytes(grid))
+    write_whole(folder / GRID_NAME, png_bytes(grid))
 
 
 def _sampling(model: str, settings: EvaluationSettings) -> Sampling:

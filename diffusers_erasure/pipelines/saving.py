@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure
-from diffusers_erasure.artifacts.store import exchange
 from diffusers_erasure.artifacts.tensors import added_names, unwrapped
 from diffusers_erasure.artifacts.verify import ErasureState
+from diffusers_erasure.durable import whole_folder
 from diffusers_erasure.encoders.architecture import CONFIG_FILE
 from diffusers_erasure.encoders.entry import combined
 from diffusers_erasure.encoders.saving import save_encoder, stock_class_name
@@ -50,19 +47,12 @@ def save_pipeline(
     _check_target(target, overwrite=overwrite)
     _check_plain(pipe)
     record = _record_to_write(pipe, allow_unverified=allow_unverified)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        draft.mkdir()
+    with whole_folder(target) as draft:
         save_stock(draft)
         erasures = () if record is None else tuple(erasure.applied() for erasure in record.erasures)
         _rewrite_encoders(pipe, draft, erasures, variant)
         if record is not None:
             _add_entry(draft / INDEX_FILE, record)
-        _sync_tree(draft)
-        _put_in_place(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def stock_index(pipe: Any, text: str) -> str:
@@ -141,25 +131,3 @@ def _add_entry(path: Path, record: BakedRecord) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     content[BAKED_KEY] = record.model_dump(mode="json")
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _put_in_place(draft: Path, target: Path) -> None:
-    """One rename where nothing stands in the way, one exchange where a pipeline does."""
-    if not target.exists() or not any(target.iterdir()):
-        draft.replace(target)
-        return
-    if exchange(draft, target):
-        return
-    aside = target.parent / f".{target.name}.replaced-{os.getpid()}-{secrets.token_hex(4)}"
-    target.replace(aside)
-    draft.replace(target)
-    shutil.rmtree(aside)

@@ -6,18 +6,15 @@
         optimizer.safetensors   its moments, `<name of the moment>:<name of the parameter>`
         task.safetensors        what the method itself keeps, if anything
 
-A checkpoint is written to a sibling folder, flushed, read back and compared, and then gets its name with one
-rename: a crash at any moment leaves the older ones as they were. Randomness is derived from (seed, step), so
-there is no state of a generator to keep.
+A checkpoint is written to a sibling folder, read back and compared, and then gets its name (`durable`): a
+crash at any moment leaves the older ones as they were. Randomness is derived from (seed, step), so there is
+no state of a generator to keep.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +28,13 @@ from torch import Tensor
 from diffusers_erasure.artifacts.artifact import library_versions
 from diffusers_erasure.artifacts.jsontext import parse_json
 from diffusers_erasure.artifacts.manifest import canonical_json
-from diffusers_erasure.artifacts.store import exchange
+from diffusers_erasure.durable import file_sha256, remove_whole, sweep, whole_folder
 from diffusers_erasure.errors import ArtifactFormatError, TrainingError
 
 LATEST = "latest"
 STATE_NAME = "state.json"
 _FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
-_LEFTOVER = re.compile(r"\.checkpoint-\d+\.(partial|removed)-.+")
 _FILE = re.compile(r"[a-z]+\.safetensors")
 _LONGEST_STATE = 16 * 2**20
 
@@ -98,41 +94,18 @@ class CheckpointFolder:
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, all or nothing, and then remove those beyond the limit."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        sweep(self.folder, "checkpoint-*")  # a folder has one writer, so nobody is at work on them
         target = self.folder / f"checkpoint-{checkpoint.step}"
-        draft = self.folder / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            draft.mkdir()
+        with whole_folder(target) as draft:
             _write(draft, checkpoint)
-            if not (target.exists() and exchange(draft, target)):
-                _remove(target)
-                draft.rename(target)
-            _sync(self.folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         for old in self.paths()[: -self.limit] if self.limit else ():
-            _remove(old)
+            remove_whole(old)
         return target
 
     def clear(self) -> None:
         """Remove every checkpoint."""
         for path in self.paths():
-            _remove(path)
-
-    def _sweep(self) -> None:
-        """Remove what a killed save has left; a folder has one writer, so nobody is at work on it."""
-        for path in self.folder.iterdir():
-            if _LEFTOVER.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    """Take a checkpoint away: first its name, so that half of one is never found."""
-    if path.exists():
-        aside = path.with_name(f".{path.name}.removed-{os.getpid()}-{secrets.token_hex(4)}")
-        path.rename(aside)
-        shutil.rmtree(aside)
+            remove_whole(path)
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -141,9 +114,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         path = folder / f"{name}.safetensors"
         plain = {key: _plain(value) for key, value in tensors.items()}
         save_file(plain, path)
-        _flush(path)
         _check_written(path, plain)
-        digests[path.name] = _sha256(path)
+        digests[path.name] = file_sha256(path)
     content = {
         "format": _FORMAT,
         "step": checkpoint.step,
@@ -153,10 +125,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         "versions": library_versions(),
     }
     sealed = {**content, "checksum": _seal(content)}
-    state = folder / STATE_NAME
-    state.write_bytes(canonical_json(sealed))
-    _flush(state)
-    _sync(folder)
+    (folder / STATE_NAME).write_bytes(canonical_json(sealed))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -190,7 +159,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, digest in content["files"].items():
         file = path / name
-        if not _FILE.fullmatch(name) or not file.is_file() or _sha256(file) != digest:
+        if not _FILE.fullmatch(name) or not file.is_file() or file_sha256(file) != digest:
             raise _damaged(path, f"its file {name} is missing or has other bytes than were written")
         try:
             tensors[name.removesuffix(".safetensors")] = load_file(file)
@@ -251,23 +220,3 @@ def _short(value: Any) -> str:
 
 def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(dict(content))).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

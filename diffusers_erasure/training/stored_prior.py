@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 
 from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import DiffusionComponents, tokenize
+from diffusers_erasure.durable import whole_file
 from diffusers_erasure.errors import ArtifactFormatError, ConfigError
 
 from .closed_form import PriorStatistics
@@ -72,14 +71,9 @@ def prior_from_file(
 
 def write_prior(path: Path, prior: PriorStatistics, made_from: dict[str, str]) -> None:
     """Write statistics with what they were made from; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     tensors = {"gram": prior.gram, "count": torch.tensor(prior.count, dtype=torch.float64)}
-    try:
+    with whole_file(path) as draft:
         save_file(tensors, draft, metadata={"format": _FORMAT, **made_from})
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_prior(path: Path, made_from: dict[str, str]) -> PriorStatistics:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.embedded.recipe import captions
 from diffusers_erasure.embedded.recipe.artwork import SOURCES, Family, icon_names
 from diffusers_erasure.embedded.recipe.raster import PICTURE, RECOLOURED, Pixels, rasterise, render_style
 from diffusers_erasure.embedded.vocabulary import COLOURS, CONCEPTS, STYLES
 from diffusers_erasure.errors import TrainingError
-from diffusers_erasure.evaluation.pictures import write_atomically
 
 FAMILY_OF_STYLE = {
     "ink": "contrast", "blueprint": "contrast", "pixel": "fluent", "sepia": "noto", "poster": "noto"
@@ -110,7 +110,7 @@ def _write_scenes(glyphs: Glyphs, folder: Path, rng: random.Random, progress: Pr
         if index % 500 == 0:
             progress("scenes", index, len(plan))
     _keep(folder / "scenes.npy", pictures)
-    write_atomically(folder / "scenes.json", json.dumps(records).encode())
+    write_whole(folder / "scenes.json", json.dumps(records).encode())
 
 
 def _plan(glyphs: Glyphs, rng: random.Random) -> list[tuple[tuple[str, ...], str, list[Image.Image]]]:
@@ -189,7 +189,7 @@ def _keep(path: Path, pictures: Pixels) -> None:
     """Write a bank whole or not at all: a run that was killed must not find half of one."""
     buffer = io.BytesIO()
     np.save(buffer, pictures)
-    write_atomically(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _stem(word: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffusers_erasure import durable
 from diffusers_erasure.artifacts import store
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.documents import read_document
@@ -31,7 +32,7 @@ from diffusers_erasure.errors import (
 from tests.unit.artifacts.conftest import make_artifact, text_edit
 
 KILL_POINTS = 24
-WATCHED = ("store.py", "shutil.py")
+WATCHED = ("store.py", "durable.py", "shutil.py")
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +82,7 @@ def test_a_kill_leaves_the_old_or_the_new(
     artifact: Artifact, newer: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(store, "exchange", lambda first, second: False)
+        monkeypatch.setattr(durable, "exchange", lambda first, second: False)
     save_artifact(artifact, tmp_path / "probe")
     total = in_child(lambda: void(save_artifact(newer, tmp_path / "probe", overwrite=True)), kill_at=-1)
     assert total > 50
@@ -117,16 +118,25 @@ def void(_: object) -> None:
     return None
 
 
-@pytest.mark.parametrize("step", ["fsync", "_write_file", "_sync_folder", "_put_in_place", "load_artifact"])
+@pytest.mark.parametrize(
+    ("room", "step"),
+    [
+        (os, "fsync"),
+        (durable, "sync"),
+        (durable, "_put_in_place"),
+        (store, "render_manifest"),
+        (store, "load_artifact"),
+    ],
+)
 def test_a_full_disk_leaves_the_old_one(
-    artifact: Artifact, newer: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    artifact: Artifact, newer: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Any, step: str
 ) -> None:
     target = save_artifact(artifact, tmp_path / "church")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os if step == "fsync" else store, step, fail)
+    monkeypatch.setattr(room, step, fail)
     with pytest.raises(OSError, match="No space"):
         save_artifact(newer, target, overwrite=True)
     monkeypatch.undo()
@@ -137,12 +147,14 @@ def test_a_full_disk_leaves_the_old_one(
 def test_a_write_that_reads_back_differently_is_not_kept(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = store._write_file
+    honest = Path.write_bytes
 
-    def flip(path: Path, content: bytes) -> None:
-        honest(path, content[:-1] + bytes([content[-1] ^ 1]) if path.suffix == ".safetensors" else content)
+    def flip(path: Path, content: bytes) -> int:
+        return honest(
+            path, content[:-1] + bytes([content[-1] ^ 1]) if path.suffix == ".safetensors" else content
+        )
 
-    monkeypatch.setattr(store, "_write_file", flip)
+    monkeypatch.setattr(Path, "write_bytes", flip)
     with pytest.raises(ArtifactIntegrityError, match="sha256"):
         save_artifact(artifact, tmp_path / "church")
     assert list(tmp_path.iterdir()) == []

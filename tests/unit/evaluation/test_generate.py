@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation.generate import NOT_FINITE, Artist, Sampling, draw, pipeline_identity
-from diffusers_erasure.evaluation.pictures import PictureCache
+from diffusers_erasure.evaluation.picture_cache import PictureCache
 
 SAMPLING = Sampling(steps=2, guidance_scale=4.0)
 PROMPTS = ["dog", "cat", "a church", "", "dog"]

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from diffusers_erasure import durable
 from diffusers_erasure.errors import TrainingError
 from diffusers_erasure.training import checkpoint as module
 from diffusers_erasure.training.checkpoint import Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
@@ -58,14 +60,22 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
-@pytest.mark.parametrize("name", ["_flush", "_check_written", "_sha256", "_sync", "save_file"])
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        (module, "save_file"),
+        (module, "_check_written"),
+        (module, "file_sha256"),
+        (durable, "sync"),
+    ],
+)
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_save_that_fails_anywhere_leaves_the_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Any, name: str, at: int
 ) -> None:
     folder = CheckpointFolder(tmp_path, limit=1)
     folder.save(made(4))
-    work, calls = getattr(module, name), []
+    work, calls = getattr(room, name), []
 
     def fail(*arguments: object) -> object:
         calls.append(1)
@@ -74,7 +84,7 @@ def test_a_save_that_fails_anywhere_leaves_the_older_one(
         return work(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, name, fail)
+        patched.setattr(room, name, fail)
         with pytest.raises(OSError, match="no space left"):
             folder.save(made(5))
     latest = folder.find("latest")

@@ -1,41 +1,19 @@
-"""Pictures between tensors, PNG files and the folder in which a run keeps those that are finished."""
+"""The folder in which a run keeps the pictures that are finished."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from diffusers_erasure.diffusion.pictures import picture, png_bytes, read_picture
+from diffusers_erasure.durable import write_whole
+
 logger = logging.getLogger(__name__)
-
-
-def picture(image: Tensor) -> Image.Image:
-    """Turn `(3, height, width)` uint8 into a PIL picture."""
-    return Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The picture as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run that is killed, sees the old bytes or the new ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 class PictureCache:
@@ -59,16 +37,14 @@ class PictureCache:
         """The picture, `(3, height, width)` uint8, or None if it has to be drawn."""
         path = self.path(prompt, seed)
         try:
-            with Image.open(path) as kept:
-                pixels = np.array(kept.convert("RGB"))
+            return read_picture(path)
         except FileNotFoundError:
             return None
-        except (UnidentifiedImageError, OSError) as error:
+        except OSError as error:
             logger.warning("the kept picture %s cannot be read (%s); it is drawn again", path, error)
             return None
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def keep(self, prompt: str, seed: int, image: Tensor) -> None:
         """Write one picture; a reader sees all of it or nothing."""
         path = self.path(prompt, seed)
-        write_atomically(path, png_bytes(picture(image)))
+        write_whole(path, png_bytes(picture(image)))
