@@ -7,16 +7,18 @@ text. The picture needs matplotlib, from the extra `eval`; without it a run says
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from diffusers_erasure.durable import whole_file
+
+from .trackers import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,11 +68,10 @@ def read_log(path: Path) -> tuple[Series, ...]:
     """Every number of a log of JSON lines, in the order in which they first appear.
 
     Args:
-        path: File with one object a line, each with a "step"; a number that is not finite is left out.
+        path: What `JsonLinesTracker` writes; a number that is not finite is left out.
     """
     found: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_rows(path):
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(name, []).append((int(row["step"]), float(value)))
@@ -110,9 +111,8 @@ def draw_log(log: Path) -> Path | None:
     if not moving:
         return None
     place = log.with_suffix(".png")
-    partial = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    _draw(moving, [one for one in series if one not in moving], partial)
-    partial.replace(place)
+    with whole_file(place) as draft:
+        _draw(moving, [one for one in series if one not in moving], draft)
     return place
 
 

@@ -244,10 +244,14 @@ class _Run:
                 tracker.finish()
 
     def _draw_log(self) -> None:
-        """A picture of the numbers so far, beside them."""
+        """A picture of the numbers so far, beside them; a training is not lost for want of one."""
         for tracker in self.accelerator.log_with or ():
-            if isinstance(tracker, JsonLinesTracker):
+            if not isinstance(tracker, JsonLinesTracker):
+                continue
+            try:
                 draw_log(tracker.path)
+            except (OSError, RuntimeError, ValueError) as error:
+                logger.warning("the log %s is not drawn: %s", tracker.path, error)
 
     def advance(self, asked: int) -> tuple[Mapping[str, float], int]:
         """One optimizer step with everything around it.

@@ -8,6 +8,7 @@ missing is an error; accelerate alone would leave it out without a word.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,31 @@ from accelerate.tracking import (  # type: ignore[import-untyped]
 )
 from accelerate.utils import LoggerType  # type: ignore[import-untyped]
 
+from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError, MissingDependencyError
 
+logger = logging.getLogger(__name__)
+
 JSON_LINES = "jsonl"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The steps of a log of JSON lines; a line that a killed run has left unfinished is passed over.
+
+    Args:
+        path: What `JsonLinesTracker` writes.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            logger.warning("line %d of %s is no step of a run; it is left out", number, path)
+    return rows
 
 
 class JsonLinesTracker(GeneralTracker):
@@ -40,12 +63,9 @@ class JsonLinesTracker(GeneralTracker):
     def __init__(self, folder: Path, run_name: str, *, resumed_at: int = 0) -> None:
         super().__init__()
         self.path = folder / f"{run_name}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = (
-            self.path.read_text(encoding="utf-8").splitlines() if resumed_at and self.path.is_file() else []
-        )
-        kept = [line for line in kept if json.loads(line)["step"] <= resumed_at]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        rows = read_rows(self.path) if resumed_at and self.path.is_file() else []
+        kept = [json.dumps(row) for row in rows if row["step"] <= resumed_at]
+        write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     @property
     def tracker(self) -> Path:

@@ -89,3 +89,17 @@ def test_without_matplotlib_it_is_said_once(
         "the log of the run is not drawn: it needs matplotlib, from diffusers-erasure[eval]"
     ]
     assert not list((tmp_path / "run-training" / "logs").glob("*.png"))
+
+
+def test_a_picture_that_cannot_be_drawn_loses_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log_picture, "_draw", full)
+    _, outcome = train(tmp_path / "run")
+    assert outcome.steps == 12
+    assert "is not drawn: [Errno 28] No space left on device" in caplog.text

@@ -326,6 +326,20 @@ def test_the_log_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in logged.splitlines()] == list(range(1, 13))
 
 
+def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tmp_path / "run", AtStep(8, _cut))
+    log = tmp_path / "run-training" / "logs" / "diffusers-erasure.jsonl"
+    with log.open("a", encoding="utf-8") as file:
+        file.write('{"step": 9, "lo')
+    train(tmp_path / "run", resume_from_checkpoint="latest")
+    assert "is no step of a run" in caplog.text
+    logged = log.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in logged] == list(range(1, 13))
+
+
 def _cut() -> None:
     raise RuntimeError("power cut")
 
