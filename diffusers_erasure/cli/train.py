@@ -141,11 +141,14 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     if processes is not None:
         pipe.to(processes.device)
     numbers: dict[str, float] = {}
+    taken_up: list[int] = []
     started = time.perf_counter()
     with console.progress(spec.name) as report:
 
         def show(progress: Progress) -> None:
             numbers.update(progress.values)
+            if progress.phase == TRAINING_PHASE and not taken_up:
+                taken_up.append(progress.done - 1)
             if first:
                 report(progress.done, progress.total, _phase(progress))
 
@@ -153,7 +156,7 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     seconds = time.perf_counter() - started
     if first:
         written = save_artifact(artifact, folder, overwrite=config.overwrite)
-        _summarise(spec, config, written, numbers, seconds)
+        _summarise(spec, config, written, numbers, seconds, since=next(iter(taken_up), 0))
     if processes is not None and processes.num_processes > 1:
         processes.wait_for_everyone()
         processes.destroy_process_group()
@@ -196,8 +199,15 @@ def _base(config: TrainingConfig) -> BaseModelRef:
 
 
 def _summarise(
-    spec: MethodSpec, config: TrainingConfig, folder: Path, numbers: dict[str, float], seconds: float
+    spec: MethodSpec,
+    config: TrainingConfig,
+    folder: Path,
+    numbers: dict[str, float],
+    seconds: float,
+    *,
+    since: int,
 ) -> None:
+    """Say what came of the run; what it cost is told of this process alone, after the steps `since`."""
     facts: dict[str, object] = {
         "method": spec.name,
         "base model": config.pretrained_model_name_or_path,
@@ -206,8 +216,9 @@ def _summarise(
         ),
     }
     facts.update({name: f"{value:.4g}" for name, value in numbers.items()})
-    facts["seconds"] = f"{seconds:.2f}"
-    facts["UNet evaluations"] = OF_PROCESS.forward
+    part = f" since it was resumed at step {since}" if since else ""
+    facts["seconds"] = f"{seconds:.2f}{part}"
+    facts["UNet evaluations"] = f"{OF_PROCESS.forward}{part}"
     if sys.platform != "win32":
         facts["peak memory"] = f"{_peak_megabytes():.0f} MB"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

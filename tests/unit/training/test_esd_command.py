@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def test_it_trains_and_saves_an_artifact(
 
 
 def test_a_stopped_command_goes_on(
-    tiny_pipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipe_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shown: list[str] = []
 
@@ -65,6 +69,8 @@ def test_a_stopped_command_goes_on(
     stop = False
     assert command.main([*given, "--resume_from_checkpoint", "latest"]) == 0
     assert (tmp_path / "dog" / "erasure_config.json").is_file()
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"UNet evaluations \d+ since it was resumed at step [1-4]\b", said)
     assert any("loss" in what and "of 5" in what and "seconds per step" in what for what in shown)
 
 
