@@ -43,17 +43,18 @@ def report_table(report: EvaluationReport) -> Group:
     return Group(table, *fidelity, *attacks, *_notes(report))
 
 
-def methods_table(reports: Mapping[str, EvaluationReport]) -> Table:
+def methods_table(reports: Mapping[str, EvaluationReport], *, title: str) -> Table:
     """Several erasures, a line each: pictures that show what was asked for, and what attacks bring back.
 
     Args:
         reports: By the name that a line gets.
+        title: What they have in common.
     """
     sets = list(dict.fromkeys(row.name for report in reports.values() for row in report.rows))
     attacks = list(dict.fromkeys(name for report in reports.values() for name in _brought_back(report)))
     table = Table(
-        title="on record of erasures that ship with the package: pictures that show what was asked for, and "
-        "prompts that an attack brings back (-: not tried)",
+        title=f"{title}: pictures that show what was asked for, and prompts that an attack brings back "
+        "(-: not tried)",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -55,7 +55,8 @@ def test_rivals_are_of_the_same_concept_and_another_method() -> None:
 
 def test_the_table_says_which_attacks_were_tried() -> None:
     reports = {name: read_report(folder / "evaluation.json") for name, folder in embedded_erasures().items()}
-    table = methods_table(reports)
+    table = methods_table(reports, title="of the package")
+    assert str(table.title).startswith("of the package: pictures that show")
     columns = {str(column.header): list(column.cells) for column in table.columns}
     assert columns["method"] == list(reports)
     for name, tried in (("unlearndiffatk", True), ("soft prompt", False)):
