@@ -16,7 +16,7 @@ from diffusers_erasure.evaluation.multiple_testing import holm
 
 from .checks import Answer, Check, Keeps, KeepsMore, Lower, Nearer, NoExcess, NotLower, Rarer, Stronger
 from .figures import Figures
-from .profiles import FOUR, OBJECTS
+from .profiles import ABLATED, FOUR, OBJECTS
 
 ADVUNLEARN_PAPER = "AdvUnlearn (arXiv:2405.15234)"
 TRCE_PAPER = "TRCE (arXiv:2503.07389)"
@@ -106,7 +106,7 @@ CLAIMS: tuple[Claim, ...] = (
         "section 4",
         "The adversary of the training is what makes it robust.",
         (Lower("advunlearn", "no-attack"),),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "attack-steps",
@@ -114,7 +114,7 @@ CLAIMS: tuple[Claim, ...] = (
         "table 4",
         "More steps of the adversary make it more robust.",
         (Lower("advunlearn", "1-attack-step"),),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "layers",
@@ -122,7 +122,7 @@ CLAIMS: tuple[Claim, ...] = (
         "figure 8",
         "Training more layers of the text encoder makes it more robust.",
         (Lower("advunlearn", "first-layer"),),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "gamma",
@@ -130,7 +130,7 @@ CLAIMS: tuple[Claim, ...] = (
         "figure A3",
         "The retain weight γ trades robustness for retention.",
         (Lower("gamma-0-1", "gamma-2"), KeepsMore("gamma-2", "gamma-0-1")),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "retain-set",
@@ -138,7 +138,7 @@ CLAIMS: tuple[Claim, ...] = (
         "tables 2 and A3",
         "Without a retain set, what should stay is lost.",
         (KeepsMore("advunlearn", "no-retain-set"),),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "prefix",
@@ -146,7 +146,7 @@ CLAIMS: tuple[Claim, ...] = (
         "table A4",
         "Adversarial tokens before the prompt make it more robust than in its place or added to it.",
         (Lower("advunlearn", "replace"), Lower("advunlearn", "add")),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "inversion",
@@ -168,6 +168,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ablation of the mapping's target",
         "[EoT] is a better target of the mapping than the keyword, at like retention.",
         (Lower("trce-stage-1", "trce-key"), Keeps("trce-stage-1", "trce-key")),
+        OBJECTS,
     ),
     Claim(
         "trce-eot-sot",
@@ -175,6 +176,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ablation of the mapping's target",
         "[EoT] alone is a better target than [EoT] and [SoT].",
         (Lower("trce-stage-1", "trce-eot-sot"), Keeps("trce-stage-1", "trce-eot-sot")),
+        OBJECTS,
     ),
     Claim(
         "trce-implicit",
@@ -211,7 +213,7 @@ CLAIMS: tuple[Claim, ...] = (
         "table 6",
         "Without the adversarial erasure target it is much less robust.",
         (Lower("aegis", "aegis-no-target", at_most=0.5),),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "aegis-projection",
@@ -219,7 +221,7 @@ CLAIMS: tuple[Claim, ...] = (
         "table 6",
         "Without the projection it is less robust and keeps less.",
         (Lower("aegis", "aegis-no-projection"), Nearer("aegis", "aegis-no-projection")),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "aegis-retain-set",
@@ -227,7 +229,7 @@ CLAIMS: tuple[Claim, ...] = (
         "table 6",
         "A retain set in place of the original's weights makes it no better.",
         (NotLower("aegis-retain-set", "aegis"), Nearer("aegis", "aegis-retain-set")),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "aegis-omega",
@@ -235,7 +237,7 @@ CLAIMS: tuple[Claim, ...] = (
         "table 6",
         "A projection of fixed strength lies between.",
         (Lower("aegis", "aegis-omega-1"), Lower("aegis-omega-1", "aegis-no-projection")),
-        OBJECTS,
+        ABLATED,
     ),
     Claim(
         "target-excess",

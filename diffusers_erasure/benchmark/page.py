@@ -164,7 +164,8 @@ def _section(stored: Stored, chosen: Profile) -> str:
     shown = _shown(stored, chosen)
     body = parts_table(shown) if shown.groups() else "Not measured yet.\n"
     head = f"## {chosen.summary[0].upper()}{chosen.summary[1:]}\n"
-    return f"{head}\nProfile `{chosen.name}`, on {', '.join(chosen.concepts)} together.\n\n{body}"
+    together = " together" if len(chosen.concepts) > 1 else ""
+    return f"{head}\nProfile `{chosen.name}`, on {', '.join(chosen.concepts)}{together}.\n\n{body}"
 
 
 def _claims(settled: Sequence[Settled], *, whole: bool) -> str:

@@ -34,6 +34,8 @@ from .variants import (
 )
 
 OBJECTS = ("church", "dog")
+ABLATED = ("dog",)
+"""What the parts of a method are tried on: the object on which ESD leaves the most to be brought back."""
 FOUR = (*OBJECTS, "ink", "weapons")
 CONCEPTS = (*FOUR, "santa claus")
 """Two objects, a style, a theme of five concepts, and an identity."""
@@ -44,6 +46,8 @@ EMBEDDED = ("soft_prompt", "concept_inversion")
 """Attacks that need to put vectors into the text encoder."""
 ATTACKS = (*TYPED, *EMBEDDED, *LUCK)
 PAIR = ("unlearndiffatk", "random_tokens")
+ONE = ("unlearndiffatk",)
+"""What variants of one method are told apart by; luck is measured where methods are."""
 PROMPTS, SHORT_PROMPTS = 34, 8
 
 
@@ -98,7 +102,8 @@ _PROFILES = (
         "advunlearn-ablations",
         "what AdvUnlearn's parts are for",
         (ADVUNLEARN, *ADVUNLEARN_ABLATIONS, ADVUNLEARN_UNET),
-        OBJECTS,
+        ABLATED,
+        ONE,
     ),
     Profile(
         "trce",
@@ -106,14 +111,14 @@ _PROFILES = (
         (TRCE, TRCE_1, TRCE_2, UCE, ESD_X),
         attacks=(*PAIR, "ring_a_bell", "soft_prompt"),
     ),
-    Profile("trce-targets", "which tokens TRCE's first stage maps", (TRCE_1, *TRCE_TARGETS)),
+    Profile("trce-targets", "which tokens TRCE's first stage maps", (TRCE_1, *TRCE_TARGETS), OBJECTS, ONE),
     Profile(
         "aegis",
         "AEGIS, AdvUnlearn, ESD and TRCE",
         (AEGIS, ADVUNLEARN_UNET, ADVUNLEARN, ESD_X, TRCE),
         attacks=(*PAIR, "p4d", "ring_a_bell", "soft_prompt"),
     ),
-    Profile("aegis-ablations", "what AEGIS's parts are for", (AEGIS, *AEGIS_ABLATIONS), OBJECTS),
+    Profile("aegis-ablations", "what AEGIS's parts are for", (AEGIS, *AEGIS_ABLATIONS), ABLATED, ONE),
 )
 PROFILES: Mapping[str, Profile] = MappingProxyType({one.name: one for one in _PROFILES})
 

@@ -180,14 +180,12 @@ def parts_table(shown: Shown) -> str:
     rows = []
     for label, group in shown.groups():
         kept = group.kept()
-        names = shown.of("unlearndiffatk", "random_tokens")
-        rates = [_under_attack(group, _rate(group.rate(name))) for name in names]
+        rates = [_under_attack(group, _rate(group.rate(name))) for name in shown.attacks]
         change = MISSING if kept is None else f"{kept.change:+.1f}"
         kid = _number(group.mean(lambda cell: cell.kid), "{:.1f}", times=1000)
         rows.append([label, _rate(group.set_rate("own name")), *rates, change, kid])
-    return markdown(
-        ("variant", "own name", "UnlearnDiffAtk", "random tokens", "retention, points", "1000 KID"), rows
-    )
+    attacks = [NAMES[name] for name in shown.attacks]
+    return markdown(("variant", "own name", *attacks, "retention, points", "1000 KID"), rows)
 
 
 def _under_attack(group: Group, rate: str) -> str:
