@@ -17,18 +17,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from types import FrameType
+from types import FrameType, MappingProxyType
 
 from .cells import TRAIN, Cell, Step
 from .claiming import claimed
 
 PROGRAM = (sys.executable, "-m", "diffusers_erasure")
+ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        "OMP_NUM_THREADS": "1",  # cells run side by side; small matrices are not worth sharing
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),  # glibc keeps a tensor's pages for the next one: a tenth of the
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),  # time of a UNet evaluation went into getting them back
+    }
+)
+"""What a step's process is given unless it is set."""
 FAILED = "failed"
 POLL = 0.2
 """Seconds between looks at a command that is running."""
@@ -157,7 +165,7 @@ class Runner:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
+                env={**ENVIRONMENT, **os.environ},
                 start_new_session=True,
                 pass_fds=(held,) if os.name == "posix" else (),
             )
