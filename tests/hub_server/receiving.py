@@ -2,8 +2,9 @@
 
 It stands in the place of the network through the client factory that `huggingface_hub` offers for that. What
 the client writes is answered here, as the Hub answers it: repositories, branches, tags and settings, git-LFS
-uploads, and commits as lines of JSON on top of a parent that must be the branch's head. What it reads is
-passed on to the foreign server, so a push meets what a reader would.
+uploads, and commits as lines of JSON on top of a parent: the branch's head, or where a pull request begins,
+which is all that a token without the right to write may ask for. What it reads is passed on to the foreign
+server, so a push meets what a reader would.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from huggingface_hub import constants
 
 from tests.hub_server.repositories import Repositories, is_large
 
-TOKEN = "hf_test"
+TOKEN, READER = "hf_test", "hf_reader"
+"""Tokens of the owner, and of somebody who may read and propose."""
 UPLOADS = "/uploads/"
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n*.png filter=lfs diff=lfs merge=lfs -text\n"
 WRITES = re.compile(
@@ -72,8 +74,12 @@ class ReceivingHub:
         return self._write(path, request)
 
     def _write(self, path: str, request: httpx2.Request) -> httpx2.Response:
-        if request.headers.get("authorization") != f"Bearer {TOKEN}":
-            return httpx2.Response(401, json={"error": "Invalid username or password."})
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        proposes = request.url.params.get("create_pr") == "1"
+        harmless = proposes or path == "/api/validate-yaml" or BATCH.fullmatch(path)
+        if token != TOKEN and not (token == READER and harmless):
+            told = {"error": "You do not have the rights to do this."}
+            return httpx2.Response(403 if token == READER else 401, json=told)
         if path == "/api/repos/create":
             return self._create(json.loads(request.content))
         if path == "/api/validate-yaml":
@@ -83,7 +89,8 @@ class ReceivingHub:
         found = WRITES.fullmatch(path)
         if found is None or not self.repositories.exists(found["repo"]):
             return httpx2.Response(404, headers={"X-Error-Code": "RepoNotFound"})
-        answer = getattr(self, f"_{found['what']}")
+        what = "propose" if proposes and found["what"] == "commit" else found["what"]
+        answer = getattr(self, f"_{what}")
         taken: httpx2.Response = answer(found["repo"], unquote(found["rest"]), request.content)
         return taken
 
@@ -146,15 +153,27 @@ class ReceivingHub:
 
     def _commit(self, repo: str, branch: str, content: bytes) -> httpx2.Response:
         self.before_commit()
-        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
-        header = lines[0]["value"]
-        parent = header.get("parentCommit")
+        header, *lines = _lines(content)
+        parent = header["value"].get("parentCommit")
         if parent is not None and parent != self.repositories.head(repo, branch):
             return httpx2.Response(
                 412, json={"error": "A commit has happened since. Please refresh and try again."}
             )
+        return httpx2.Response(200, json=self._committed(repo, branch, header["value"], lines))
+
+    def _propose(self, repo: str, branch: str, content: bytes) -> httpx2.Response:
+        """Open a pull request with the commit, on top of the parent that it names."""
+        header, *lines = _lines(content)
+        number = self.repositories.pull_request(repo, header["value"].get("parentCommit") or branch)
+        told = self._committed(repo, f"refs/pr/{number}", header["value"], lines)
+        address = f"https://huggingface.co/{repo}/discussions/{number}"
+        return httpx2.Response(200, json={**told, "pullRequestUrl": address})
+
+    def _committed(
+        self, repo: str, branch: str, header: dict[str, Any], lines: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         files, pointers, deleted = {}, {}, []
-        for line in lines[1:]:
+        for line in lines:
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
@@ -168,7 +187,7 @@ class ReceivingHub:
         message = "\n\n".join(part for part in (header["summary"], header.get("description")) if part)
         commit = self.repositories.commit(repo, files, branch=branch, deleted=tuple(deleted), message=message)
         address = f"https://huggingface.co/{repo}/commit/{commit}"
-        return httpx2.Response(200, json={"commitUrl": address, "commitOid": commit, "success": True})
+        return {"commitUrl": address, "commitOid": commit, "success": True}
 
     def _tag(self, repo: str, revision: str, content: bytes) -> httpx2.Response:
         name = json.loads(content)["tag"]
@@ -184,6 +203,10 @@ class ReceivingHub:
     def _settings(self, repo: str, _rest: str, content: bytes) -> httpx2.Response:
         self.settings.setdefault(repo, {}).update(json.loads(content))
         return httpx2.Response(200, json={})
+
+
+def _lines(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines() if line.strip()]
 
 
 def _is_large(path: str, size: int) -> bool:

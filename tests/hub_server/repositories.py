@@ -62,13 +62,14 @@ class Repositories:
         Args:
             repo: `owner/name`; made if it is new.
             files: Content by path.
-            branch: Branch that moves on; a new one begins at `main` if that exists.
+            branch: Branch that moves on, or `refs/pr/N`; a new one begins at `main` if that exists.
             deleted: Paths to remove.
             message: Of the commit.
         """
         self.create(repo)
         parent = self.head(repo, branch) or self.head(repo, "main")
-        stream = [f"commit refs/heads/{branch}\n".encode()]
+        ref = branch if branch.startswith("refs/") else f"refs/heads/{branch}"
+        stream = [f"commit {ref}\n".encode()]
         stream.append(b"committer a stranger <stranger@example.org> now\n")
         stream.append(_data(message.encode()))
         if parent is not None:
@@ -100,6 +101,12 @@ class Repositories:
     def branch(self, repo: str, name: str, revision: str = "main") -> None:
         """Begin a branch at a revision."""
         self._git(repo, "branch", name, revision)
+
+    def pull_request(self, repo: str, revision: str = "main") -> int:
+        """Open a pull request at a revision; returns its number N, for `refs/pr/N`."""
+        number = 1 + len(self._git(repo, "for-each-ref", "refs/pr").splitlines())
+        self._git(repo, "update-ref", f"refs/pr/{number}", revision)
+        return number
 
     def head(self, repo: str, revision: str) -> str | None:
         """Commit that a branch, tag or commit names; None if there is none."""

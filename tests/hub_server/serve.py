@@ -6,9 +6,10 @@
 is the `host:port` that stands for huggingface.co (a port where nobody listens). The one line on stdout is the
 port. The server ends with its parent: when stdin closes.
 
-olah 0.5.4 has two defects when it is offline, and `HubAnswers` stands in front of it for both: it does not
-know the newest commit of a repository (so information without a revision answers 401), and for a revision or
-a file that is not there it answers 401 or 500 in place of the Hub's 404.
+olah 0.5.4 has three defects when it is offline, and `HubAnswers` stands in front of it for all: it does not
+know the newest commit of a repository (so information without a revision answers 401), for a revision or a
+file that is not there it answers 401 or 500 in place of the Hub's 404, and it takes the first slash for the
+end of a revision, also in `refs/pr/1`, so that it is asked for the pull request's commit in its place.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from olah import server
 from olah.configs import OlahConfig
 from olah.utils.logging import build_logger
 
-INFORMATION = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree|paths-info|commits)/([^/]+).*)?")
-FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+REVISION = r"(refs/pr/\d+|[^/]+)"
+INFORMATION = re.compile(rf"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree|paths-info|commits)/{REVISION}.*)?")
+FILE = re.compile(rf"/([^/]+/[^/]+)/resolve/{REVISION}/(.+)")
 
 
 class HubAnswers:
@@ -52,8 +55,9 @@ class HubAnswers:
             if name is not None and self._git(repo, f"{commit}:{name}") is None:
                 return await _not_found(send, "EntryNotFound", f"{name} does not exist", commit)
             if found[2] is None:
-                path = f"{path}/revision/main"
-                scope = {**scope, "path": path, "raw_path": path.encode()}
+                scope = _asking_for(scope, f"{path}/revision/main")
+            elif "/" in revision:
+                scope = _asking_for(scope, path[: found.start(2)] + commit + path[found.end(2) :])
         await self.app(scope, receive, send)
         return None
 
@@ -62,6 +66,10 @@ class HubAnswers:
         asked = ["git", "-C", str(repo), "rev-parse", "--verify", "--quiet", what]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _asking_for(scope: dict[str, Any], path: str) -> dict[str, Any]:
+    return {**scope, "path": path, "raw_path": quote(path).encode()}
 
 
 async def _not_found(send: Any, code: str, message: str, commit: str | None = None) -> None:

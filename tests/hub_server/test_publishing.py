@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,10 @@ from safetensors.torch import save_file
 
 from diffusers_erasure import ErasedStableDiffusionPipeline, RobustEncoder, embedded_pipeline
 from diffusers_erasure.artifacts import BaseModelRef, load_artifact, save_artifact
+from diffusers_erasure.artifacts.keys import new_key, read_private_key
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.artifacts.signature import SIGNATURE_NAME
+from diffusers_erasure.artifacts.signing import sign_artifact
 from diffusers_erasure.cli.main import main
 from diffusers_erasure.embedded import resolve_model
 from diffusers_erasure.errors import PublishError
@@ -19,16 +26,20 @@ from diffusers_erasure.training.esd import train_esd
 from diffusers_erasure.training.esd_settings import ESDConfig
 from tests.hub_server.clients import published
 from tests.hub_server.clients.harness import picture
-from tests.hub_server.clients.published import ARTIFACT, ENCODER, PIPELINE
+from tests.hub_server.clients.published import ARTIFACT, ENCODER, EXCHANGED, PIPELINE, SIGNED, SWAPPED
 from tests.hub_server.conftest import Hub
 from tests.hub_server.processes import run_client
-from tests.hub_server.receiving import TOKEN, ReceivingHub, receiving
+from tests.hub_server.receiving import READER, TOKEN, ReceivingHub, receiving
 
 pytestmark = [
     pytest.mark.integration,
     # huggingface_hub 2.4.0 uploads LFS files so; seen 2026-11-23 with httpx2 2.16.2.
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
+
+
+PROPOSED, ANOTHER = "embedded/church-uce", "embedded/church-advunlearn"
+"""Other erasures of the same: one for a pull request, one that is signed by the same key."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,54 @@ def pushed(hub: Hub, publisher: Publisher) -> dict[str, Any]:
     return publisher.facts
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A pull request: what the command printed, and the head of `main` before and after."""
+
+    printed: str
+    before: str
+    after: str
+
+
 @pytest.fixture(scope="module")
-def report(hub: Hub, pushed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def proposal(hub: Hub, pushed: dict[str, Any]) -> Proposal:
+    """Another erasure in the place of the one that was pushed, proposed by somebody who may not write."""
+    before, printed = _head(hub, ARTIFACT), io.StringIO()
+    folder = resolve_model(PROPOSED)
+    with receiving(hub.repositories, hub.endpoint), redirect_stdout(printed):
+        arguments = ["push", folder, ARTIFACT, "--create_pr", "--replace_weights", "--token", READER]
+        assert main(arguments) == 0
+    pushed["proposed"] = load_artifact(folder).digest
+    pushed["commits"]["proposed"] = hub.repositories.head(ARTIFACT, "refs/pr/1")
+    return Proposal(printed.getvalue(), before, _head(hub, ARTIFACT))
+
+
+@pytest.fixture(scope="module")
+def signed(hub: Hub, publisher: Publisher, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The artifact signed and pushed; and copies of it with what the same key signed of another one."""
+    scratch = tmp_path_factory.mktemp("signer")
+    private, public = new_key(scratch / "signer.pem")
+    publisher.facts["keys"] = {"signer": str(public), "other": str(new_key(scratch / "other.pem")[1])}
+    mine = shutil.copytree(publisher.folder, scratch / "mine")
+    another = shutil.copytree(resolve_model(ANOTHER), scratch / "another")
+    for folder in (mine, another):
+        sign_artifact(folder, read_private_key(private))
+    with receiving(hub.repositories, hub.endpoint):
+        assert main(["push", str(mine), SIGNED, "--token", TOKEN]) == 0
+    files = {name: hub.repositories.read(SIGNED, name) for name in hub.repositories.names(SIGNED)}
+    for repo, names in ((SWAPPED, [SIGNATURE_NAME]), (EXCHANGED, [SIGNATURE_NAME, MANIFEST_NAME])):
+        hub.repositories.commit(repo, {**files, **{name: (another / name).read_bytes() for name in names}})
+    return publisher.facts
+
+
+@pytest.fixture(scope="module")
+def report(
+    hub: Hub,
+    pushed: dict[str, Any],
+    proposal: Proposal,
+    signed: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
     """How the checks of a stranger ended, whose cache was empty."""
     return run_client("published", endpoint=hub.endpoint, home=tmp_path_factory.mktemp("home"), facts=pushed)
 
@@ -101,6 +158,28 @@ def test_every_file_arrives_as_it_was(hub: Hub, pushed: dict[str, Any], publishe
     assert sorted([".gitattributes", "README.md", *kept]) == sorted({*names, "README.md"})
     for name in kept:
         assert hub.repositories.read(ARTIFACT, name) == (publisher.folder / name).read_bytes()
+
+
+def test_a_pull_request_leaves_the_branch_as_it_is(
+    hub: Hub, pushed: dict[str, Any], proposal: Proposal
+) -> None:
+    assert proposal.after == proposal.before
+    assert hub.repositories.head(ARTIFACT, "refs/pr/1~1") == proposal.before
+    assert f"https://huggingface.co/{ARTIFACT}/discussions/1" in proposal.printed
+    assert pushed["commits"]["proposed"] in proposal.printed
+    assert "text_encoder.safetensors" not in hub.repositories.names(ARTIFACT, "refs/pr/1")
+
+
+def test_who_may_not_write_is_told_to_propose(
+    hub: Hub, proposal: Proposal, publisher: Publisher, taking: ReceivingHub
+) -> None:
+    artifact, before = load_artifact(publisher.folder), _head(hub, ARTIFACT)
+    with pytest.raises(PublishError, match="use create_pr"):
+        artifact.push_to_hub(ARTIFACT, token=READER, subfolder="mine")
+    address = artifact.push_to_hub(ARTIFACT, token=READER, subfolder="mine", create_pr=True)
+    assert address.endswith(f"{ARTIFACT}/discussions/2")
+    assert "mine/erasure_config.json" in hub.repositories.names(ARTIFACT, "refs/pr/2")
+    assert _head(hub, ARTIFACT) == before
 
 
 def test_a_push_that_meets_another_one_changes_nothing(

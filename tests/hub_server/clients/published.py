@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.hub_server.clients.harness import Checks, Facts, draws, refused, same
 
 CHECKS = Checks()
 ARTIFACT, ENCODER, PIPELINE = "me/church-esd", "me/church-encoder", "me/church-pipeline"
+SIGNED, SWAPPED, EXCHANGED = "me/church-signed", "me/signature-swapped", "me/manifest-exchanged"
 SAMPLES = 200
 """Bytes that are flipped in each large file; of small ones every byte is."""
 SMALL = 6000
@@ -58,6 +60,52 @@ def plugin_loads_pushed_pipeline_and_encoder(facts: Facts) -> None:
     same(pipe.verify_erasure().state.value, "verified")
     draws(pipe, facts["picture"])
     same(RobustEncoder.from_pretrained(ENCODER).erasure.verified, True)
+
+
+@CHECKS.add
+def plugin_loads_what_a_pull_request_proposes(facts: Facts) -> None:
+    """By its name; the Hub says which commit that is, and the commit alone gives the same."""
+    from diffusers_erasure import ErasedStableDiffusionPipeline
+    from diffusers_erasure.artifacts import load_artifact
+
+    commit = facts["commits"]["proposed"]
+    for revision in ("refs/pr/1", commit):
+        artifact = load_artifact(ARTIFACT, revision=revision)
+        same((artifact.digest, artifact.commit), (facts["proposed"], commit))
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(ARTIFACT, revision="refs/pr/1")
+    same(pipe.verify_erasure().state.value, "verified")
+    same([erasure.digest for erasure in pipe.erasures], [facts["proposed"]])
+
+
+@CHECKS.add
+def plugin_loads_what_the_trusted_key_signed(facts: Facts) -> None:
+    """Artifact, pipeline and the command."""
+    from diffusers_erasure import ErasedStableDiffusionPipeline
+    from diffusers_erasure.artifacts import load_artifact
+    from diffusers_erasure.cli.main import main
+
+    key = facts["keys"]["signer"]
+    digest = load_artifact(SIGNED, trusted_key=key).digest
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(SIGNED, trusted_key=key)
+    same([erasure.digest for erasure in pipe.erasures], [digest])
+    draws(pipe, facts["picture"])
+    same(main(["verify", SIGNED, "--key", key, "--base", "embedded"]), 0)
+    same(main(["verify", SIGNED, "--key", facts["keys"]["other"]]), 1)
+
+
+@CHECKS.add
+def what_the_trusted_key_did_not_sign_is_refused(facts: Facts) -> None:
+    """Nobody, somebody else, or the signer for another artifact: its signature, or its manifest as well."""
+    from diffusers_erasure import ErasedStableDiffusionPipeline
+    from diffusers_erasure.artifacts import load_artifact
+    from diffusers_erasure.errors import ArtifactIntegrityError, SignatureError
+
+    key, other = facts["keys"]["signer"], facts["keys"]["other"]
+    for load in (load_artifact, ErasedStableDiffusionPipeline.from_pretrained):
+        refused(SignatureError, partial(load, SIGNED, trusted_key=other), SIGNED, "not trusted")
+        refused(SignatureError, partial(load, ARTIFACT, revision="v1", trusted_key=key), "is not signed")
+        refused(SignatureError, partial(load, SWAPPED, trusted_key=key), SWAPPED, "signs a manifest with")
+        refused(ArtifactIntegrityError, partial(load, EXCHANGED, trusted_key=key), EXCHANGED, "sha256")
 
 
 @CHECKS.add
