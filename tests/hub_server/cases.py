@@ -44,8 +44,13 @@ REPOS = {
     "pipeline": "church-pipeline",
     "base": "tiny-sd",
     "foreign": "advunlearn",
+    "signed": "church-signed",
+    "named base": "tiny-sd",
+    "pinned base": "tiny-sd",
 }
-"""By call: the repository that it loads."""
+"""By call: the repository that it loads; for those of `NAMED` the base that its manifest names."""
+NAMED = ("named base", "pinned base")
+"""Calls with an artifact alone, whose manifest names the base: without a revision, and at a commit."""
 ERASURE = f"{TRUE_OWNER}/{REPOS['artifact']}"
 """Artifact that is put on a base."""
 FOREIGN_FOLDER = "church_unlearned"
@@ -56,8 +61,11 @@ FILES = {
     "pipeline": ("model_index.json", UNET_WEIGHTS),
     "base": ("model_index.json", UNET_WEIGHTS),
     "foreign": (f"{FOREIGN_FOLDER}/config.json", f"{FOREIGN_FOLDER}/pytorch_model.bin"),
+    "signed": ("erasure.sig",),
+    "named base": ("model_index.json", UNET_WEIGHTS),
+    "pinned base": ("model_index.json", UNET_WEIGHTS),
 }
-"""By call: the files that decide what is erased, which meet every fault."""
+"""By call: the files that decide what is erased, and by whom, which meet every fault."""
 ERASED = ("artifact", "encoder", "pipeline")
 """Calls whose first file says what is erased."""
 FILE_FAULTS = ("flip", "zeros", "cut", "short", "wrong length", "missing", "gone midway")
@@ -70,13 +78,40 @@ FLIPPED_TOO = (
     "vae/diffusion_pytorch_model.safetensors",
 )
 """Files of a pipeline that erasing does not change, and that a picture depends on."""
+ALSO_FLIPPED = {
+    "pipeline": FLIPPED_TOO,
+    "base": FLIPPED_TOO,
+    "named base": FLIPPED_TOO[::2],
+    "pinned base": FLIPPED_TOO[1::2],
+}
+"""By call: which of them are flipped."""
+OF_CODE = (f"{TRUE_OWNER}/pipeline-of-code", f"{TRUE_OWNER}/component-of-code")
+"""Pipelines whose index names a class of the repository's own."""
+NO_BASES = (
+    "../x",
+    "/etc",
+    "https://huggingface.co/stranger/tiny-sd",
+    "file:///etc",
+    "embedded/../model",
+    ERASURE,
+)
+"""What the manifest of a hostile person names in place of a base."""
 WORD = b"church"
 """Stands in every file that says what is erased: flipped there, the text stays well formed."""
 
 
+def naming(load: str, base: str) -> str:
+    """Repository of the artifact whose manifest names a base, for one of the calls of `NAMED`."""
+    return f"{_slug(load)}/{_slug(base).strip('-')}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"\W+", "-", text)
+
+
 def _case(fault: str, load: str, file: str = "", *, times: int | None = None, word: bytes = b"") -> Case:
     told = [fault, load, file, {1: "once", 2: "twice"}.get(times or 0, ""), "word" if word else ""]
-    name = "-".join(re.sub(r"\W+", "-", part) for part in told if part)
+    name = "-".join(_slug(part) for part in told if part)
     return Case(name, fault, REPOS[load], load, file, times, word)
 
 
@@ -87,7 +122,8 @@ def all_cases() -> dict[str, Case]:
     ]
     cases += [_case("flip", load, file, times=1) for load, files in FILES.items() for file in files]
     cases += [_case("flip", load, FILES[load][0], word=WORD) for load in ERASED]
-    cases += [_case("flip", load, file) for load in ("pipeline", "base") for file in FLIPPED_TOO]
-    cases += [_case("moving", load, times=times) for load in FILES for times in (1, 2)]
+    cases += [_case("flip", load, file) for load, files in ALSO_FLIPPED.items() for file in files]
+    cases += [_case("moving", load, times=times) for load in FILES if load not in NAMED for times in (1, 2)]
+    cases.append(_case("moving", "named base", times=1))
     cases += [_case(fault, load) for fault in ("gated", "broken") for load in FILES]
     return {case.name: case for case in cases}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.hub_server.cases import REPOS, Case, all_cases
+from tests.hub_server.cases import NO_BASES, OF_CODE, REPOS, Case, all_cases
 from tests.hub_server.conftest import Hub
 from tests.hub_server.hostile import Log, hostile_proxy
 from tests.hub_server.processes import run_client
@@ -99,9 +99,16 @@ def test_code_in_a_repository_is_not_run(met: Met) -> None:
     assert not found["ran"]
     for load in REPOS:
         assert found["outcomes"][load].get("result") == met.healthy(load)[0], found["outcomes"][load]
-    for what in ("pipeline", "component"):
-        for load in ("pipeline", "base"):
-            outcome = found["outcomes"][f"{what} of code, {load}"]
+    for source in OF_CODE:
+        for load in ("pipeline", "base", "named base"):
+            outcome = found["outcomes"][f"{source}, {load}"]
             assert "ErasureError" in outcome["error"], outcome
             assert "names program code of its own" in outcome["message"]
     assert [line for line in met.log.requests if ".py" in line] == []
+
+
+@pytest.mark.parametrize("base", NO_BASES)
+def test_a_manifest_that_names_no_base_is_refused(met: Met, base: str) -> None:
+    outcome = met.found["manifests_that_name_no_base"][base]
+    assert "ErasureError" in outcome.get("error", ()), outcome
+    assert base in outcome["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,28 @@ import torch
 from safetensors.torch import save, save_file
 
 from diffusers_erasure.artifacts import Artifact, BaseModelRef, DeltaEdit, build_artifact, save_artifact
+from diffusers_erasure.artifacts.keys import new_key, read_private_key
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, parse_manifest, render_manifest
+from diffusers_erasure.artifacts.signing import sign_artifact
 from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
-from tests.hub_server.cases import FOREIGN_FOLDER, REPOS, TRUE_OWNER
+from tests.hub_server.cases import (
+    FOREIGN_FOLDER,
+    NAMED,
+    NO_BASES,
+    OF_CODE,
+    REPOS,
+    TRUE_OWNER,
+    all_cases,
+    naming,
+)
 from tests.hub_server.clients.harness import picture
 from tests.hub_server.clients.reading import BASE, COLLECTION, ENCODER, PIPELINE, TEXT, UNET
 from tests.hub_server.repositories import Repositories
 from tests.unit.encoders.published import publish, retrained
 
-ADVUNLEARN = f"{TRUE_OWNER}/{REPOS['foreign']}"
+ADVUNLEARN, SIGNED = (f"{TRUE_OWNER}/{REPOS[load]}" for load in ("foreign", "signed"))
 
 CARD = "---\nlibrary_name: diffusers\ntags:\n- concept-erasure\n---\n# An encoder without churches\n"
 HOSTILE_CODE = b"""
@@ -63,7 +76,7 @@ class World:
     """Builds the repositories, and remembers what a client has to find in them.
 
     Attributes:
-        facts: Commits, digests and files of pictures by name; what clients are told.
+        facts: Commits, digests, and files of pictures and keys, by name; what clients are told.
     """
 
     def __init__(self, repositories: Repositories, pipe: Any, pipe_folder: Path, scratch: Path) -> None:
@@ -86,8 +99,10 @@ class World:
         self.repositories.commit_folder(COLLECTION, new[1], inside="churches/text")
         for name, (edited, encoder) in {"both v1": old, "both": new}.items():
             self._whole(name, [encoder, edited], tag="v1" if name.endswith("v1") else None)
+        self._sign(old[0], new[0])
         self._foreign()
         self._code()
+        self._name_bases(new[0])
         self.repositories.commit("stranger/only-a-card", {"README.md": b"# Nothing else\n"})
         return self.facts
 
@@ -121,12 +136,40 @@ class World:
         (encoder / "README.md").write_text(CARD)
         self._publish(ENCODER, encoder, tag=tag)
 
+    def _sign(self, old: Path, new: Path) -> None:
+        """The artifact under another id, signed."""
+        private, public = new_key(self.scratch / "signer.pem")
+        self.facts["keys"] = {"signer": str(public)}
+        for folder, tag in ((old, "v1"), (new, None)):
+            signed = shutil.copytree(folder, self.scratch / f"{folder.name} signed")
+            sign_artifact(signed, read_private_key(private))
+            self._publish(SIGNED, signed, tag=tag)
+
+    def _name_bases(self, folder: Path) -> None:
+        """The artifact once for each base that is harmed on its way, and for what a hostile person names."""
+        manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes(), origin=str(folder))
+        files = {name: (folder / name).read_bytes() for name in manifest.files}
+
+        def publish(load: str, base: str, revision: str | None) -> None:
+            named = manifest.model_copy(update={"base": BaseModelRef(id=base, revision=revision)})
+            self.repositories.commit(naming(load, base), {**files, MANIFEST_NAME: render_manifest(named)})
+
+        for load in NAMED:
+            publish(load, BASE, "v1" if load == "named base" else self.repositories.head(BASE, "v1"))
+            self.repositories.tag(naming(load, BASE), "v1")
+            harmed = [case.source for case in all_cases().values() if case.load == load]
+            for base in (BASE, f"{BASE}-and-code", *harmed):
+                true = f"{TRUE_OWNER}/{base.partition('/')[2]}"
+                publish(load, base, None if load == "named base" else self.repositories.head(true, "main"))
+        for base in (*OF_CODE, *NO_BASES):
+            publish("named base", base, None)
+
     def _code(self) -> None:
         """The same repositories with program code in them, and one whose index names it."""
         places = ("", "unet/", "text_encoder/")
         names = ("pipeline.py", "diffusers_erasure.py", "modeling.py", "__init__.py")
         code = {place + name: HOSTILE_CODE for place in places for name in names}
-        for repo in (UNET, ENCODER, ADVUNLEARN, BASE, PIPELINE):
+        for repo in (UNET, SIGNED, ENCODER, ADVUNLEARN, BASE, PIPELINE):
             held = {name: self.repositories.read(repo, name) for name in self.repositories.names(repo)}
             self.repositories.commit(f"{repo}-and-code", {**held, **code})
         for what, key, value in (

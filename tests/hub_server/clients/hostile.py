@@ -6,11 +6,22 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.hub_server.cases import ERASURE, FOREIGN_FOLDER, REPOS, TRUE_OWNER, all_cases
+from tests.hub_server.cases import (
+    ERASURE,
+    FOREIGN_FOLDER,
+    NAMED,
+    NO_BASES,
+    OF_CODE,
+    REPOS,
+    TRUE_OWNER,
+    all_cases,
+    naming,
+)
 from tests.hub_server.clients.harness import Checks, Facts, picture
 
 CHECKS = Checks()
@@ -21,6 +32,13 @@ def artifact(source: str, revision: str | None = None) -> str:
     from diffusers_erasure.artifacts import load_artifact
 
     return load_artifact(source, revision=revision).digest
+
+
+def signed(source: str, revision: str | None = None, *, key: str) -> str:
+    """Digest of an artifact that this key has to have signed."""
+    from diffusers_erasure.artifacts import load_artifact
+
+    return load_artifact(source, revision=revision, trusted_key=key).digest
 
 
 def encoder(source: str, revision: str | None = None) -> str:
@@ -55,17 +73,32 @@ def _drawn(source: str, **options: str | None) -> str:
     from diffusers_erasure import ErasedStableDiffusionPipeline
 
     pipe = ErasedStableDiffusionPipeline.from_pretrained(source, **options)
-    drawn = picture(pipe, steps=1).numpy().tobytes()
-    return f"{hashlib.sha256(drawn).hexdigest()} {[(e.name, e.digest) for e in pipe.erasures]}"
+    return f"{_digest(pipe)} {[(e.name, e.digest) for e in pipe.erasures]}"
 
 
-LOADS: dict[str, Callable[..., str]] = {
-    "artifact": artifact,
-    "encoder": encoder,
-    "pipeline": pipeline,
-    "base": base,
-    "foreign": foreign,
-}
+def _named(load: str, source: str, revision: str | None = None) -> str:
+    """What an artifact alone draws, on the base that its manifest names."""
+    from diffusers_erasure import ErasedStableDiffusionPipeline
+
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(naming(load, source), revision=revision)
+    return f"{_digest(pipe)} {pipe.verify_erasure().state.value} {[e.name for e in pipe.erasures]}"
+
+
+def _digest(pipe: Any) -> str:
+    return hashlib.sha256(picture(pipe, steps=1).numpy().tobytes()).hexdigest()
+
+
+def loads(facts: Facts) -> Mapping[str, Callable[..., str]]:
+    """Each call by its name; takes an id and, if it is not `main`, a revision."""
+    return {
+        "artifact": artifact,
+        "encoder": encoder,
+        "pipeline": pipeline,
+        "base": base,
+        "foreign": foreign,
+        "signed": partial(signed, key=facts["keys"]["signer"]),
+        **{load: partial(_named, load) for load in NAMED},
+    }
 
 
 def outcome(load: Callable[..., str], source: str) -> dict[str, Any]:
@@ -84,7 +117,7 @@ def _check(name: str) -> Callable[[Facts], object]:
     case = all_cases()[name]
 
     def meet(facts: Facts) -> list[dict[str, Any]]:
-        return [outcome(LOADS[case.load], case.source) for _ in range(2 if case.times else 1)]
+        return [outcome(loads(facts)[case.load], case.source) for _ in range(2 if case.times else 1)]
 
     return meet
 
@@ -93,7 +126,7 @@ def _check(name: str) -> Callable[[Facts], object]:
 def healthy(facts: Facts) -> dict[str, list[str]]:
     """What the same calls give when nothing is wrong: of `main`, and of the tag that it was moved on from."""
     return {
-        load: [LOADS[load](f"{TRUE_OWNER}/{repo}", revision) for revision in ("main", "v1")]
+        load: [loads(facts)[load](f"{TRUE_OWNER}/{repo}", revision) for revision in ("main", "v1")]
         for load, repo in REPOS.items()
     }
 
@@ -101,11 +134,18 @@ def healthy(facts: Facts) -> dict[str, list[str]]:
 @CHECKS.add
 def code_beside_the_weights(facts: Facts) -> dict[str, Any]:
     """Repositories that hold Python files: what they give, and whether any of it ran."""
-    outcomes = {load: outcome(LOADS[load], f"{TRUE_OWNER}/{repo}-and-code") for load, repo in REPOS.items()}
-    for what in ("pipeline", "component"):
-        for load in ("pipeline", "base"):
-            outcomes[f"{what} of code, {load}"] = outcome(LOADS[load], f"{TRUE_OWNER}/{what}-of-code")
+    calls = loads(facts)
+    outcomes = {load: outcome(calls[load], f"{TRUE_OWNER}/{repo}-and-code") for load, repo in REPOS.items()}
+    for source in OF_CODE:
+        for load in ("pipeline", "base", "named base"):
+            outcomes[f"{source}, {load}"] = outcome(calls[load], source)
     return {"outcomes": outcomes, "ran": Path(os.environ["HF_HOME"], "ran").exists()}
+
+
+@CHECKS.add
+def manifests_that_name_no_base(facts: Facts) -> dict[str, dict[str, Any]]:
+    """Artifacts of a hostile person, each loaded alone, by what its manifest names."""
+    return {base: outcome(loads(facts)["named base"], base) for base in NO_BASES}
 
 
 CHECKS.update({name: _check(name) for name in all_cases()})
