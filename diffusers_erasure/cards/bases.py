@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.errors import HFValidationError
@@ -41,8 +40,8 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+\-]{0,60}")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is that of a repository on the Hub: `owner/name`, and no folder here."""
-    if name.count("/") != 1 or name.startswith((".", "~", "/")) or Path(name).exists():
+    """Whether a name has the form that repositories on the Hub have, `owner/name`, whatever lies here."""
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
         return False
     try:
         validate_repo_id(name)

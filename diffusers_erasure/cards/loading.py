@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .bases import Base
 from .subject import Subject
@@ -42,18 +42,21 @@ class Place:
         subfolder: Folder inside it.
         revision: Commit to pin.
         unverified: Whether nothing there can be verified, so that loading has to be told so.
+        variant: Name between stem and ending of the weight files, as `fp16`; empty where there is none.
     """
 
     repo_id: str = PLACEHOLDER
     subfolder: str = ""
     revision: str = ""
     unverified: bool = False
+    variant: str = ""
 
     def arguments(self, *, ours: bool) -> str:
         """Arguments of a loader; `ours` knows about verification."""
         parts = [quoted(self.repo_id)]
         parts += [f"subfolder={quoted(self.subfolder)}"] if self.subfolder else []
         parts += [f"revision={quoted(self.revision)}"] if self.revision else []
+        parts += [f"variant={quoted(self.variant)}"] if self.variant else []
         parts += ["allow_unverified=True"] if self.unverified and ours else []
         return ", ".join(parts)
 
@@ -244,7 +247,10 @@ def _pipeline_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
             _lines(
                 f"from transformers import {cls}",
                 "",
-                f'encoder = {cls}.from_pretrained({quoted(place.repo_id)}, subfolder="{part}")',
+                _call(
+                    f"encoder = {cls}.from_pretrained",
+                    replace(place, subfolder=part).arguments(ours=False),
+                ),
             ),
         )
     else:
@@ -260,7 +266,7 @@ def _pipeline_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
             _lines(
                 f"from diffusers_erasure import {ours}",
                 "",
-                f"pipe = {ours}.from_pretrained({quoted(place.repo_id)})",
+                _call(f"pipe = {ours}.from_pretrained", place.arguments(ours=True)),
                 f'image = pipe("{_PROMPT}").images[0]',
             ),
         ),
@@ -270,7 +276,7 @@ def _pipeline_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
             _lines(
                 "from diffusers import DiffusionPipeline",
                 "",
-                f"pipe = DiffusionPipeline.from_pretrained({quoted(place.repo_id)})",
+                _call("pipe = DiffusionPipeline.from_pretrained", place.arguments(ours=False)),
                 f'image = pipe("{_PROMPT}").images[0]',
             ),
         ),

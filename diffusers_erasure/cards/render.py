@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from diffusers_erasure.artifacts.jsontext import parse_json
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
+from diffusers_erasure.artifacts.weight_files import variant_of
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError
 from diffusers_erasure.evaluation.prompt_sets import Purpose
 from diffusers_erasure.evaluation.records import NOT_MEASURED, Verdict
@@ -68,7 +70,11 @@ def render_card(
             )
         )
     if (root / PIPELINE_INDEX).is_file():
-        return render_pipeline_card(_json(root / PIPELINE_INDEX), repo_id=repo_id, license=license)
+        index = _json(root / PIPELINE_INDEX)
+        weights = (path.name for path in root.glob("*/*.safetensors"))
+        return render_pipeline_card(
+            index, repo_id=repo_id, license=license, variant=variant_of(weights) or ""
+        )
     if (root / ENCODER_CONFIG).is_file():
         return render_encoder_card(_json(root / ENCODER_CONFIG), repo_id=repo_id, license=license)
     raise ArtifactNotFoundError(
@@ -104,6 +110,7 @@ def render_pipeline_card(
     *,
     repo_id: str | None = None,
     license: str | None = None,  # noqa: A002
+    variant: str = "",
 ) -> str:
     """The card of a whole pipeline, from its `model_index.json` with the ``_erasure`` entry.
 
@@ -111,11 +118,13 @@ def render_pipeline_card(
         index: The parsed `model_index.json`.
         repo_id: Repository that the card is for.
         license: Identifier of the licence; that of a known base unless given.
+        variant: What its weights were saved as, `fp16` of `model.fp16.safetensors`; loading has to name it.
 
     Raises:
         ArtifactFormatError: The index has no readable entry.
     """
-    return _render(pipeline_subject(index), Measured(), place=_place(repo_id), licence=license)
+    place = replace(_place(repo_id), variant=variant)
+    return _render(pipeline_subject(index), Measured(), place=place, licence=license)
 
 
 def fill_template(context: Mapping[str, Any]) -> str:

@@ -135,6 +135,8 @@ def _show_pushed(plan: PushPlan, pushed: Pushed, options: PushOptions) -> None:
 
 def loading_lines(plan: PushPlan, pushed: Pushed, options: PushOptions) -> list[str]:
     """Python that loads what was pushed, pinned to its commit."""
+    from diffusers_erasure.artifacts.weight_files import variant_of
+
     pinned = f'"{pushed.repo_id}", revision="{pushed.commit}"'
     inside = f', subfolder="{options.subfolder}"' if options.subfolder else ""
     if plan.kind == "encoder":
@@ -144,7 +146,9 @@ def loading_lines(plan: PushPlan, pushed: Pushed, options: PushOptions) -> list[
         ]
     if plan.kind == "artifact":
         return ["from diffusers_erasure import load_erasure", f"load_erasure(pipe, {pinned}{inside})"]
+    variant = variant_of([file.path for file in plan.files])
+    stored = f', variant="{variant}"' if variant else ""
     return [
         "from diffusers import DiffusionPipeline  # or an Erased... class of diffusers_erasure, which checks",
-        f"pipe = DiffusionPipeline.from_pretrained({pinned})",
+        f"pipe = DiffusionPipeline.from_pretrained({pinned}{stored})",
     ]

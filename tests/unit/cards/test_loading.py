@@ -168,3 +168,20 @@ def test_an_xl_pipeline_is_opened_by_its_own_class(
     card = render_card(save_artifact(artifact, tmp_path / "xl"), repo_id=REPO)
     assert "ErasedStableDiffusionXLPipeline.from_pretrained" in card
     assert "- stable-diffusion-xl\n" in card
+
+
+def test_a_whole_pipeline_of_a_variant(
+    folder: Path, tmp_path: Path, draw: Callable[..., torch.Tensor], base_picture: torch.Tensor
+) -> None:
+    from diffusers_erasure import ErasedStableDiffusionPipeline
+
+    ErasedStableDiffusionPipeline.from_pretrained(folder).save_pretrained(tmp_path / "it", variant="fp16")
+    card = render_card(tmp_path / "it", repo_id=REPO)
+    assert card.count('variant="fp16"') == 2
+    assert same(pictures(card, {REPO: tmp_path / "it"}, draw), base_picture)
+
+
+def test_a_card_does_not_depend_on_what_lies_here(folder: Path) -> None:
+    card = render_card(folder, repo_id=REPO)
+    Path(REPO).mkdir(parents=True)
+    assert render_card(folder, repo_id=REPO) == card
