@@ -13,15 +13,16 @@ it is signed. Exit code 0: all that was checked agrees; 1: something does not; 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.errors import (
     ArtifactError,
     ArtifactFormatError,
@@ -37,9 +38,12 @@ from diffusers_erasure.errors import (
 from .opening import ArtifactSource
 
 if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
     from diffusers_erasure.artifacts.artifact import Artifact
     from diffusers_erasure.artifacts.signature import Trust
 
+Result = TypeVar("Result")
 GOOD, BAD, OPEN, NOTED = "agrees", "FAILED", "not checked", "note"
 _COLOURS = {GOOD: "green", BAD: "bold red", OPEN: "dim", NOTED: "yellow"}
 _CHECKS = (
@@ -106,15 +110,29 @@ def main(argv: Sequence[str]) -> int:
 def verify(config: VerifyConfig) -> list[Check]:
     """All checks, up to the first that fails."""
     checks: list[Check] = []
-    try:
-        _run(config, checks)
-    except (ArtifactError, ErasureStateError) as error:
-        name = next((name for kind, name in _CHECKS if isinstance(error, kind)), "state")
-        checks.append(Check(name, BAD, str(error)))
+    config.place().path(MANIFEST_NAME)  # what cannot be reached has not failed
+    artifact = _told(checks, lambda: _alone(config, checks))
+    if config.pretrained_model_name_or_path is None:
+        where = "give --pretrained_model_name_or_path to put it on its base"
+        checks.append(Check("base and canary", OPEN, where))
+    elif artifact is not None:
+        pipe = _base(config, artifact)
+        _told(checks, lambda: _on_base(config, pipe, artifact, checks))
     return checks
 
 
-def _run(config: VerifyConfig, checks: list[Check]) -> None:
+def _told(checks: list[Check], work: Callable[[], Result]) -> Result | None:
+    """Do a part of the work; what it finds wrong becomes a check that failed."""
+    try:
+        return work()
+    except (ArtifactError, ErasureStateError) as error:
+        name = next((name for kind, name in _CHECKS if isinstance(error, kind)), "state")
+        checks.append(Check(name, BAD, str(error)))
+        return None
+
+
+def _alone(config: VerifyConfig, checks: list[Check]) -> Artifact:
+    """Everything that needs no base model."""
     artifact = config.open(config.trust() if config.key is not None else None)
     manifest = artifact.manifest
     tensors = sum(len(spec.tensors) for spec in manifest.components.values()) + len(manifest.canary.tensors)
@@ -123,11 +141,7 @@ def _run(config: VerifyConfig, checks: list[Check]) -> None:
     _signature(config, artifact, checks)
     _expected(config, artifact, checks)
     _documents(config, artifact, checks)
-    if config.pretrained_model_name_or_path is None:
-        where = "give --pretrained_model_name_or_path to put it on its base"
-        checks.append(Check("base and canary", OPEN, where))
-    else:
-        _on_base(config.pretrained_model_name_or_path, artifact, checks)
+    return artifact
 
 
 def _signature(config: VerifyConfig, artifact: Artifact, checks: list[Check]) -> None:
@@ -181,14 +195,27 @@ def _documents(config: VerifyConfig, artifact: Artifact, checks: list[Check]) ->
             checks.append(Check(record.name, worst, detail))
 
 
-def _on_base(base: str, artifact: Artifact, checks: list[Check]) -> None:
+def _base(config: VerifyConfig, artifact: Artifact) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """The base model that was asked for, at the artifact's own revision if it is the one that it names."""
+    from diffusers_erasure.pipelines.base import load_base_pipeline
+
+    name, named = str(config.pretrained_model_name_or_path), artifact.manifest.base
+    return load_base_pipeline(
+        name,
+        revision=named.revision if name == named.id else None,
+        token=config.token,
+        cache_dir=config.cache_dir,
+        local_files_only=config.local_files_only,
+    )
+
+
+def _on_base(config: VerifyConfig, pipe: Any, artifact: Artifact, checks: list[Check]) -> None:
     import warnings
 
     from diffusers_erasure.artifacts.apply import ErasureTransferWarning, list_erasures, load_erasure
     from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
-    from diffusers_erasure.pipelines.base import load_base_pipeline
 
-    pipe = load_base_pipeline(base)
+    base = config.pretrained_model_name_or_path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ErasureTransferWarning)  # said below, as a check that failed
         load_erasure(pipe, artifact)

@@ -51,6 +51,21 @@ def test_verify_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert WEIGHTS in capsys.readouterr().out
 
 
+def test_what_cannot_be_reached_has_not_failed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        [str(tmp_path / "nothing")],
+        ["someone/never-downloaded", "--local_files_only", "--cache_dir", str(tmp_path)],
+        [str(folder), "--pretrained_model_name_or_path", str(tmp_path / "no-base")],
+    ):
+        assert main(["verify", *arguments]) == 2
+        assert "not verified" not in capsys.readouterr().out
+    next(folder.glob("*.safetensors")).unlink()
+    assert main(["verify", str(folder)]) == 1
+    assert "not verified: files" in capsys.readouterr().out
+
+
 def test_verify_on_its_base(folder: Path, tiny_pipe_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(folder), "--pretrained_model_name_or_path", str(tiny_pipe_folder)]) == 0
     assert "verified" in capsys.readouterr().out
