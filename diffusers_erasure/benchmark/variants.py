@@ -1,7 +1,7 @@
 """Ways to erase that the benchmark sets side by side, as data.
 
 A variant is a method of the command line with the flags that differ from its defaults, and further ones for
-single concepts: a style has no place to go, and five concepts at once need more steps (decisions 0006 and
+single concepts: a style has no place to go, and nine concepts at once need more steps (decisions 0006 and
 0007). Its slug names folders and is never changed once something ran under it.
 """
 
@@ -13,7 +13,10 @@ from types import MappingProxyType
 
 _STYLE = ("--negative_guidance", "2", "--num_templates", "None")
 _STYLE_ESD = (*_STYLE, "--max_train_steps", "400")
-_ESD: Mapping[str, tuple[str, ...]] = MappingProxyType({"ink": _STYLE_ESD})
+_ESD: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"ink": _STYLE_ESD, "weapons": ("--max_train_steps", "240")}
+)
+_ESD_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType({"ink": _STYLE_ESD})
 _LONGER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "ink": (*_STYLE, "--max_train_steps", "800", "--retain_weight", "2"),
@@ -60,7 +63,7 @@ UCE = Variant("uce", "UCE", "uce")
 ESD_X = Variant("esd", "ESD-x", "esd", by_concept=_ESD)
 ESD_U = Variant("esd-u", "ESD-u", "esd", ("--train_method", "esd-u"), _ESD)
 ESD_TEXT = Variant(
-    "esd-text-encoder", "ESD text encoder", "esd", ("--train_method", "text_encoder_full"), _ESD
+    "esd-text-encoder", "ESD text encoder", "esd", ("--train_method", "text_encoder_full"), _ESD_TEXT
 )
 ADVUNLEARN = Variant("advunlearn", "AdvUnlearn", "advunlearn", by_concept=_LONGER)
 FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _LONGER)
