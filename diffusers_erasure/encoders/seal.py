@@ -32,6 +32,7 @@ from diffusers_erasure.artifacts.tensors import (
     TOKEN_TABLE,
     TORCH_TYPES,
     component_tensors,
+    unwrapped,
     without_added_tokens,
 )
 
@@ -124,13 +125,18 @@ def seal_of(module: object) -> ComponentSeal | None:
 
 
 def weights_fault(module: nn.Module) -> str | None:
-    """What is wrong with the weights of an erased module, by its record or its seal; None if nothing is."""
+    """What is wrong with the weights of an erased module, by its record and its seal; None if nothing is.
+
+    Every weight is compared: who asks is about to write a new fingerprint.
+    """
     record = record_of(module)
     if record is not None:
         changed = compare(module, record).changed
-        return f"{len(changed)} weights were changed, first {changed[0]}" if changed else None
-    seal = seal_of(module)
-    if seal is None or seal.holds(module):
+        if changed:
+            return f"{len(changed)} weights were changed, first {changed[0]}"
+    sealed = module if record is None else unwrapped(record.base)
+    seal = seal_of(sealed)
+    if seal is None or seal.holds(sealed, thorough=True):
         return None
     return f"the weights do not have the fingerprint {seal.record.fingerprint[:16]}... any more"
 

@@ -9,8 +9,11 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from diffusers_erasure.artifacts.apply import load_erasure
+from diffusers_erasure.artifacts.fingerprint import SAMPLES_PER_TENSOR
 from diffusers_erasure.encoders import RobustEncoder, RobustEncoderWithProjection
 from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, ErasureStateError
+from tests.unit.artifacts.conftest import make_artifact, text_edit
 
 ERASURE = {"method": "advunlearn", "concepts": ["church"], "base_model": "embedded"}
 
@@ -123,6 +126,24 @@ def test_changed_encoder_is_not_saved_as_what_it_was(
     with pytest.raises(ErasureNotActiveError, match="from_encoder"):
         robust.save_pretrained(tmp_path / "encoder")
     RobustEncoder.from_encoder(robust, erasure=ERASURE).save_pretrained(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("edited_on_top", [False, True])
+def test_a_change_of_one_value_is_seen_when_saving(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, edited_on_top: bool
+) -> None:
+    """One value, through `.data`: no version counter moves, and no sample need hit it."""
+    artifact = make_artifact(tiny_pipe, {"text_encoder": text_edit(tiny_pipe)}, concept="dog")
+    robust = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE)
+    weight = robust.get_input_embeddings().weight
+    assert weight.numel() > 2 * SAMPLES_PER_TENSOR
+    weight.data.view(-1)[1] += 5
+    tiny_pipe.text_encoder = robust
+    if edited_on_top:
+        load_erasure(tiny_pipe, artifact)
+    with pytest.raises(ErasureNotActiveError, match="from_encoder"):
+        tiny_pipe.text_encoder.save_pretrained(tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
