@@ -128,6 +128,7 @@ def test_changed_encoder_is_not_saved_as_what_it_was(
     RobustEncoder.from_encoder(robust, erasure=ERASURE).save_pretrained(tmp_path / "encoder")
 
 
+@pytest.mark.filterwarnings("ignore::diffusers_erasure.artifacts.apply.ErasureTransferWarning")
 @pytest.mark.parametrize("edited_on_top", [False, True])
 def test_a_change_of_one_value_is_seen_when_saving(
     tiny_pipe: StableDiffusionPipeline, tmp_path: Path, edited_on_top: bool
