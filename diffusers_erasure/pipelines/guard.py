@@ -1,10 +1,12 @@
 """Is what must be erased in this pipeline still erased? Asked before every call, in about a millisecond.
 
-Three kinds of components count:
+Four kinds of components count:
 
-    edited    an artifact was loaded here; the record on the module knows base and changes
-    (`artifacts.verify`) sealed    the weights came erased (a robust encoder, a saved pipeline); the seal
-    knows their fingerprint missing   one of either kind was here and was exchanged for something else
+    edited      an artifact was loaded here; the record on the module knows base and changes
+                (`artifacts.verify`)
+    sealed      the weights came erased (a robust encoder, a saved pipeline); the seal knows their fingerprint
+    unverified  a text encoder that says that it is erased, with nothing that binds its weights to that
+    missing     an edited or sealed one was here and was exchanged for something else
 
 A pipeline that never had an erasure warns once and draws; one that lost its last one refuses.
 """
@@ -48,17 +50,17 @@ def all_erasures(pipe: Any) -> tuple[AppliedErasure, ...]:
             known = found.get(erasure.name)
             parts = (*known.components, part) if known is not None else (part,)
             found[erasure.name] = replace(erasure, components=parts)
-    return (*found.values(), *_unverified(pipe), *list_erasures(pipe))
+    return (*found.values(), *_unverified(pipe).values(), *list_erasures(pipe))
 
 
-def _unverified(pipe: Any) -> list[AppliedErasure]:
+def _unverified(pipe: Any) -> dict[str, AppliedErasure]:
     """Erasures of encoders that were loaded unverified, as was asked for: stated, not known."""
-    found = []
+    found = {}
     for part in TEXT_ENCODERS:
-        module = getattr(pipe, part, None)
+        module = _as_it_came(getattr(pipe, part, None))
         stated = getattr(module, "erasure", None)
         if isinstance(stated, EncoderErasure) and seal_of(module) is None:
-            found.append(stated.applied("unverified", part))
+            found[part] = stated.applied("unverified", part)
     return found
 
 
@@ -66,15 +68,19 @@ def sealed_parts(pipe: Any) -> dict[str, tuple[nn.Module, ComponentSeal]]:
     """Components that came erased: the module that carries the seal (below later edits), and the seal."""
     found = {}
     for part in ERASABLE:
-        module = getattr(pipe, part, None)
-        if not isinstance(module, nn.Module):
-            continue
-        record = record_of(module)
-        root = unwrapped(module) if record is None else unwrapped(record.base)
-        seal = seal_of(root)
-        if seal is not None:
-            found[part] = (root, seal)
+        module = _as_it_came(getattr(pipe, part, None))
+        seal = seal_of(module)
+        if module is not None and seal is not None:
+            found[part] = (module, seal)
     return found
+
+
+def _as_it_came(module: object) -> nn.Module | None:
+    """The module below the edits that were loaded here."""
+    if not isinstance(module, nn.Module):
+        return None
+    record = record_of(module)
+    return unwrapped(module if record is None else record.base)
 
 
 def erased_in_text(pipe: Any) -> tuple[AppliedErasure, ...]:
@@ -120,7 +126,7 @@ def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
     session = session_of(pipe)
     parts = sealed_parts(pipe)
     session.seals.update({part: seal for part, (_, seal) in parts.items()})
-    if not _has_loaded(pipe) and not session.seals:
+    if not _has_loaded(pipe) and not session.seals and not _unverified(pipe):
         fault = _without_erasure(pipe)
     else:
         session.required = True
@@ -142,8 +148,7 @@ def _without_erasure(pipe: Any) -> str | None:
             "the pipeline was erased, but its last erasure is gone; expected one; load it again with "
             "pipe.load_erasure(...)"
         )
-    stated = getattr(getattr(pipe, "text_encoder", None), "erasure", None)
-    if session.waived or isinstance(stated, EncoderErasure):
+    if session.waived:
         return None
     if not session.warned:
         session.warned = True
@@ -176,6 +181,12 @@ def _sealed_reports(pipe: Any, *, thorough: bool) -> dict[str, ComponentReport]:
         else:
             found = seal.found(parts[part][0])
             reports[part] = ComponentReport(ErasureState.MODIFIED, wanted, found, "its weights were changed")
+    for part in _unverified(pipe):
+        note = (
+            "it was loaded unverified, and nothing binds its weights to what it says is erased; load one that "
+            "is verified, or import it with `diffusers-erasure import`"
+        )
+        reports[part] = ComponentReport(ErasureState.MODIFIED, "a fingerprint", "none", note)
     return reports
 
 
