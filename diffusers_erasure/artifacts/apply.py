@@ -31,6 +31,8 @@ from .signature import TrustedKey
 from .tensors import unwrapped
 
 ERASABLE = ("text_encoder", "text_encoder_2", "unet")
+SEAL_NAME = "erasure_seal"
+"""Attribute of a component that came erased; what hangs there (`encoders.seal`) lists its `erasures`."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.+\- ]{0,99}")
 
 
@@ -256,7 +258,7 @@ def _free_name(pipe: Any, artifact: Artifact, name: str | None) -> str:
                 "once; change "
                 f"its strength with set_erasure_scale(pipe, {applied.name!r}, ...)"
             )
-    taken = {applied.name for applied in there}
+    taken = {applied.name for applied in there} | _sealed_names(pipe)
     if name is None:
         return _made_name(artifact, taken)
     if not _NAME.fullmatch(name) or name in taken:
@@ -265,6 +267,13 @@ def _free_name(pipe: Any, artifact: Artifact, name: str | None) -> str:
             f"the name {name!r} {why}; expected a free one of letters, digits and -_.+; give another name"
         )
     return name
+
+
+def _sealed_names(pipe: Any) -> set[str]:
+    """Names of the erasures that the components came with; one loaded on top needs another."""
+    modules = [getattr(pipe, part, None) for part in ERASABLE]
+    seals = [getattr(unwrapped(m), SEAL_NAME, None) for m in modules if isinstance(m, nn.Module)]
+    return {erasure.name for seal in seals for erasure in getattr(seal, "erasures", ())}
 
 
 def _made_name(artifact: Artifact, taken: set[str]) -> str:

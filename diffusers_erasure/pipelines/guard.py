@@ -44,13 +44,18 @@ class ErasureMissingWarning(UserWarning):
 
 def all_erasures(pipe: Any) -> tuple[AppliedErasure, ...]:
     """Every erasure of a pipeline: those that its components came with, then those that were loaded."""
-    found: dict[str, AppliedErasure] = {}
+    return (*_sealed(pipe), *_unverified(pipe).values(), *list_erasures(pipe))
+
+
+def _sealed(pipe: Any) -> list[AppliedErasure]:
+    """Erasures that the components came with; parts of one erasure have its name and its digest."""
+    found: dict[tuple[str, str], AppliedErasure] = {}
     for part, (_, seal) in sealed_parts(pipe).items():
         for erasure in seal.erasures:
-            known = found.get(erasure.name)
-            parts = (*known.components, part) if known is not None else (part,)
-            found[erasure.name] = replace(erasure, components=parts)
-    return (*found.values(), *_unverified(pipe).values(), *list_erasures(pipe))
+            known = found.get((erasure.name, erasure.digest))
+            parts = (*(known.components if known is not None else ()), part)
+            found[erasure.name, erasure.digest] = replace(erasure, components=tuple(dict.fromkeys(parts)))
+    return list(found.values())
 
 
 def _unverified(pipe: Any) -> dict[str, AppliedErasure]:
@@ -101,19 +106,25 @@ def verify_all(pipe: Any, *, name: str | None = None, thorough: bool = True) -> 
         return _verify_named(pipe, name, sealed)
     if not _has_loaded(pipe):
         return _report(sealed, ()) if sealed else verify_erasure(pipe)
-    loaded = verify_erasure(pipe) if thorough else guard_erasures(pipe)
+    return _joined(sealed, verify_erasure(pipe) if thorough else guard_erasures(pipe))
+
+
+def _verify_named(pipe: Any, name: str, sealed: dict[str, ComponentReport]) -> VerificationReport:
+    came = [*_sealed(pipe), *_unverified(pipe).values()]
+    parts = [part for erasure in came if erasure.name == name for part in erasure.components]
+    reports = {part: sealed[part] for part in parts}
+    loaded = {erasure.name for erasure in list_erasures(pipe)} | set(vars(pipe).get(LEDGER_NAME, {}))
+    if name in loaded or not reports:
+        return _joined(reports, verify_erasure(pipe, name=name))
+    return _report(reports, ())
+
+
+def _joined(sealed: dict[str, ComponentReport], loaded: VerificationReport) -> VerificationReport:
+    """One report over what came erased and what was loaded here."""
     faulty = any(report.state is not ErasureState.VERIFIED for report in sealed.values())
     if faulty and loaded.state is ErasureState.VERIFIED:
         return _report({**loaded.components, **sealed}, loaded.notes)
     return replace(loaded, components={**sealed, **loaded.components})
-
-
-def _verify_named(pipe: Any, name: str, sealed: dict[str, ComponentReport]) -> VerificationReport:
-    loaded = {erasure.name for erasure in list_erasures(pipe)} | set(vars(pipe).get(LEDGER_NAME, {}))
-    held = [erasure for erasure in all_erasures(pipe) if erasure.name == name]
-    if name in loaded or not held:
-        return verify_erasure(pipe, name=name)
-    return _report({part: sealed[part] for part in held[0].components}, ())
 
 
 def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
@@ -183,8 +194,8 @@ def _sealed_reports(pipe: Any, *, thorough: bool) -> dict[str, ComponentReport]:
             reports[part] = ComponentReport(ErasureState.MODIFIED, wanted, found, "its weights were changed")
     for part in _unverified(pipe):
         note = (
-            "it was loaded unverified, and nothing binds its weights to what it says is erased; load one that "
-            "is verified, or import it with `diffusers-erasure import`"
+            "it was loaded unverified, and nothing binds its weights to what it says is erased; load one "
+            "that is verified, or import it with `diffusers-erasure import`"
         )
         reports[part] = ComponentReport(ErasureState.MODIFIED, "a fingerprint", "none", note)
     return reports

@@ -44,7 +44,7 @@ def test_it_is_not_verified_and_not_saved_as_erased(
     for report in (pipe.verify_erasure(), pipe.verify_erasure(name="dog")):
         assert report.state is ErasureState.MODIFIED
         assert report.components["text_encoder"].state is ErasureState.MODIFIED
-    with pytest.raises(ErasureNotActiveError, match="text_encoder is modified.*loaded unverified"):
+    with pytest.raises(ErasureNotActiveError, match=r"text_encoder is modified.*loaded unverified"):
         draw(pipe, "dog")
     with pytest.raises(ErasureNotActiveError, match="text_encoder is modified"):
         pipe.save_pretrained(tmp_path / "saved")
