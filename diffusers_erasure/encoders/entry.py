@@ -41,6 +41,9 @@ class EncoderErasure(BaseModel):
     artifact_digest: str | None = Field(
         default=None, max_length=200, description="Digest of the artifact, if any."
     )
+    scale: float = Field(
+        default=1.0, allow_inf_nan=False, description="Strength, 1 as trained; of several, the weakest."
+    )
     verified: bool = Field(
         default=False, exclude=True, description="The weights were checked against a fingerprint."
     )
@@ -65,7 +68,7 @@ class EncoderErasure(BaseModel):
             name="+".join(self.concepts)[:100] or self.method,
             method=self.method,
             concepts=self.concepts,
-            scale=1.0,
+            scale=self.scale,
             digest=self.artifact_digest or digest,
             transfer=self.note == TRANSFERRED,
             components=(component,),
@@ -80,6 +83,7 @@ def combined(erasures: Sequence[AppliedErasure]) -> EncoderErasure | None:
         method="+".join(dict.fromkeys(erasure.method for erasure in erasures)),
         concepts=tuple(dict.fromkeys(concept for erasure in erasures for concept in erasure.concepts)),
         artifact_digest=erasures[0].digest if len(erasures) == 1 else None,
+        scale=min((erasure.scale for erasure in erasures), key=abs),
         verified=True,
     )
 

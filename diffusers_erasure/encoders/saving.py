@@ -59,10 +59,18 @@ def save_encoder(encoder: torch.nn.Module, directory: str | Path, *, erasure: En
 
 
 def described_erasure(encoder: torch.nn.Module, own: EncoderErasure | None) -> EncoderErasure | None:
-    """What the encoder's weights hold: its own erasure and those that were put on top."""
+    """What the encoder's weights are known to hold: its own erasure and those that were put on top.
+
+    Left out is what was loaded unverified, which nobody knows, and what stands at scale 0, which changes
+    nothing.
+
+    Raises:
+        ErasureNotActiveError: All that was put on it stands at scale 0, so that it is the base.
+    """
+    known = own if own is not None and own.verified else None
     record = record_of(encoder)
     if record is None:
-        return own
+        return known
     loaded = [
         AppliedErasure(
             name=applied.name,
@@ -74,8 +82,15 @@ def described_erasure(encoder: torch.nn.Module, own: EncoderErasure | None) -> E
             components=(record.component,),
         )
         for applied in record.erasures
+        if applied.scale != 0
     ]
-    return combined([*([own.applied("")] if own is not None else []), *loaded])
+    if known is None and not loaded:
+        raise ErasureNotActiveError(
+            f"the encoder's only erasures ({', '.join(record.names)}) are at scale 0, so its weights are those "
+            "of the base; expected another scale, or none of them; call set_erasure_scale(pipe, name, 1.0), or "
+            "unload_erasure(pipe) to save the base"
+        )
+    return combined([*([known.applied("")] if known is not None else []), *loaded])
 
 
 def stock_class_name(module: object) -> str:

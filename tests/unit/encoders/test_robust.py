@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from diffusers_erasure.artifacts.apply import load_erasure
+from diffusers_erasure.artifacts.apply import load_erasure, set_erasure_scale
 from diffusers_erasure.artifacts.fingerprint import SAMPLES_PER_TENSOR
 from diffusers_erasure.encoders import RobustEncoder, RobustEncoderWithProjection
-from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, ErasureStateError
+from diffusers_erasure.encoders.checkpoint import stock_state_dict
+from diffusers_erasure.errors import (
+    ConfigError,
+    ErasureNotActiveError,
+    ErasureStateError,
+    UnverifiedArtifactError,
+)
 from tests.unit.artifacts.conftest import make_artifact, text_edit
 
 ERASURE = {"method": "advunlearn", "concepts": ["church"], "base_model": "embedded"}
@@ -145,6 +152,47 @@ def test_a_change_of_one_value_is_seen_when_saving(
     with pytest.raises(ErasureNotActiveError, match="from_encoder"):
         tiny_pipe.text_encoder.save_pretrained(tmp_path / "encoder")
     assert not (tmp_path / "encoder").exists()
+
+
+@pytest.mark.parametrize("scales", [(0, 0), (0, 0.5), (0.5, 1), (1, 1)])
+@pytest.mark.parametrize("erased_before", [False, True])
+def test_an_encoder_is_saved_with_what_its_weights_hold(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, scales: tuple[float, float], erased_before: bool
+) -> None:
+    edits = [{"text_encoder": text_edit(tiny_pipe, seed=seed)} for seed in (0, 50)]
+    artifacts = [make_artifact(tiny_pipe, edit, concept=name) for edit, name in zip(edits, "ab", strict=True)]
+    before = ERASURE if erased_before else None
+    tiny_pipe.text_encoder = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=before)
+    for artifact, scale in zip(artifacts, scales, strict=True):
+        set_erasure_scale(tiny_pipe, load_erasure(tiny_pipe, artifact), scale)
+    if not erased_before and not any(scales):
+        with pytest.raises(ErasureNotActiveError, match=r"\(a, b\) are at scale 0.*unload_erasure"):
+            tiny_pipe.text_encoder.save_pretrained(tmp_path / "encoder")
+        assert not (tmp_path / "encoder").exists()
+        return
+    tiny_pipe.text_encoder.save_pretrained(tmp_path / "encoder")
+    erasure = RobustEncoder.from_pretrained(tmp_path / "encoder").erasure
+    assert erasure is not None
+    held = [name for name, scale in zip("ab", scales, strict=True) if scale]
+    assert erasure.concepts == tuple([*(["church"] if erased_before else []), *held])
+    assert erasure.scale == erasure.applied("").scale == min([1, *filter(None, scales)])
+
+
+@pytest.mark.filterwarnings("ignore:.*loaded unverified:UserWarning")
+def test_what_was_loaded_unverified_is_not_saved_as_verified(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE).save_pretrained(tmp_path / "encoder")
+    exchanged = RobustEncoder.from_encoder(tiny_pipe.text_encoder)
+    exchanged.final_layer_norm.weight.data.mul_(1.5)
+    weights = {key: value.clone() for key, value in stock_state_dict(exchanged).items()}
+    save_file(weights, tmp_path / "encoder" / "model.safetensors")
+    unverified = RobustEncoder.from_pretrained(tmp_path / "encoder", allow_unverified=True)
+    assert unverified.erasure is not None
+    assert unverified.erasure.concepts == ("church",)
+    unverified.save_pretrained(tmp_path / "again")
+    with pytest.raises(UnverifiedArtifactError, match="no erasure entry"):
+        RobustEncoder.from_pretrained(tmp_path / "again")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
