@@ -154,13 +154,13 @@ def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
 def _without_erasure(pipe: Any) -> str | None:
     """What is to be said of a pipeline that has no verified erasure; None where that is accepted."""
     session = session_of(pipe)
+    if session.waived:
+        return None
     if session.required:
         return (
             "the pipeline was erased, but its last erasure is gone; expected one; load it again with "
             "pipe.load_erasure(...)"
         )
-    if session.waived:
-        return None
     if not session.warned:
         session.warned = True
         warnings.warn(

@@ -357,7 +357,8 @@ def _verify_or_warn(pipe: Any, opened: Opened, *, allow_unverified: bool) -> Non
     except ArtifactIntegrityError as error:
         if not allow_unverified:
             raise
-        session_of(pipe).required = True
+        session = session_of(pipe)
+        session.required, session.waived = True, False  # it is not one without an erasure, but a broken one
         warnings.warn(f"loaded unverified, as asked: {error}", ErasureMissingWarning, stacklevel=3)
 
 

@@ -70,6 +70,15 @@ class TestLoading:
         pipe.set_progress_bar_config(disable=True)
         assert torch.equal(draw(pipe, "dog"), draw(tiny_pipe, "dog"))
 
+    def test_require_erasure_false_draws_again_after_an_erasure_was_taken_off(
+        self, make_erased: Make, unet_artifact: Path, tiny_pipe: StableDiffusionPipeline, draw: Draw
+    ) -> None:
+        pipe = make_erased(require_erasure=False)
+        pipe.load_erasure(unet_artifact)
+        draw(pipe, "dog")
+        pipe.unload_erasure()
+        assert torch.equal(draw(pipe, "dog"), draw(tiny_pipe, "dog"))
+
     @pytest.mark.parametrize("name", ["nothing here", "a/b/c", "./missing"])
     def test_places_that_do_not_exist_are_named(self, name: str) -> None:
         for load in (ErasedStableDiffusionPipeline.from_pretrained, load_base_pipeline):

@@ -140,10 +140,11 @@ def test_changed_folders_are_refused(saved: Path, tiny_pipe_folder: Path, fault:
         reload(saved)
 
 
-def test_changed_folder_draws_only_with_permission(saved: Path, draw: Draw) -> None:
+@pytest.mark.parametrize("require_erasure", [True, False])
+def test_changed_folder_draws_only_with_permission(saved: Path, draw: Draw, require_erasure: bool) -> None:
     _flip(saved / "unet" / "diffusion_pytorch_model.safetensors")
     with pytest.warns(ErasureMissingWarning, match="unverified"):
-        pipe = reload(saved, allow_unverified=True)
+        pipe = reload(saved, allow_unverified=True, require_erasure=require_erasure)
     with pytest.warns(ErasureMissingWarning, match="as asked"):
         draw(pipe, "dog")
 
