@@ -1,8 +1,9 @@
 """Looking on while a pipeline draws: the latents have to stay finite, the embeddings those that were checked.
 
 The only door into a running stock pipeline is `callback_on_step_end`. It may also hand in other
-`prompt_embeds`; such embeddings are held to the same rule as those of the call. The picture is looked at on
-its way into the image processor, before anything turns what is not finite black.
+`prompt_embeds`, or change those that it sees in place; such embeddings are held to the same rule as those of
+the call. The picture is looked at on its way into the image processor, before anything turns what is not
+finite black.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from diffusers_erasure.errors import ErasureBypassError
 
-from .embeddings import STEP_EMBEDDINGS
+from .embeddings import STEP_EMBEDDINGS, EmbeddingNotes
 from .text_path import check_finite
 
 CALLBACK = "callback_on_step_end"
@@ -30,22 +31,24 @@ def watched_call(pipe: Any, call: inspect.BoundArguments, *, check_embeddings: b
     Args:
         pipe: Pipeline that will be called.
         call: Its arguments; changed in place.
-        check_embeddings: Refuse embeddings that a callback hands in and that the pipeline did not make.
+        check_embeddings: Refuse embeddings that a callback changes, or hands in although the pipeline did not
+            make them.
     """
     inner = call.arguments.get(CALLBACK)
     if isinstance(inner, PipelineCallback | MultiPipelineCallbacks):
         call.arguments[INPUTS] = inner.tensor_inputs
 
+    checks = _CallEmbeddings(pipe) if check_embeddings and inner is not None else None
+
     def look_on(running: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        seen = {name: tensors[name] for name in STEP_EMBEDDINGS if isinstance(tensors.get(name), Tensor)}
-        for embeddings in seen.values():
-            pipe.note_own_embeddings(embeddings)
+        given = dict(tensors)
+        if checks is not None:
+            checks.begin(given)
         latents = tensors.get("latents")
-        changed: dict[str, Any] = (
-            dict(tensors) if inner is None else inner(running, step, timestep, tensors) or {}
-        )
-        if check_embeddings and inner is not None:
-            _check_handed_in(pipe, changed)
+        changed: dict[str, Any] = given if inner is None else inner(running, step, timestep, tensors) or {}
+        if checks is not None:
+            checks.check(given, "changed the given")
+            checks.check(changed, "handed in other")
         if step + 1 >= running.num_timesteps and isinstance(latents, Tensor):
             check_finite(latents, "the latents of the last step")
         return changed
@@ -53,14 +56,37 @@ def watched_call(pipe: Any, call: inspect.BoundArguments, *, check_embeddings: b
     call.arguments[CALLBACK] = look_on
 
 
-def _check_handed_in(pipe: Any, changed: dict[str, Any]) -> None:
-    for name in STEP_EMBEDDINGS:
-        given = changed.get(name)
-        if isinstance(given, Tensor) and not pipe.owns_embeddings(given):
-            raise ErasureBypassError(
-                f"the step callback handed in other {name}; the erasure lives in the text encoder, which "
-                "such embeddings go around; return those that it was given, or pass allow_foreign_embeds=True"
-            )
+class _CallEmbeddings:
+    """The embeddings that one call may use: those that it began with, and the pipeline's own.
+
+    Those that it began with were checked, or allowed, for this call alone.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._first: EmbeddingNotes | None = None
+
+    def begin(self, tensors: dict[str, Any]) -> None:
+        """Note what the first step was given."""
+        if self._first is None:
+            self._first = EmbeddingNotes()
+            for embeddings in _embeddings(tensors).values():
+                self._first.note(embeddings)
+
+    def check(self, tensors: dict[str, Any], verb: str) -> None:
+        """Refuse embeddings that are neither, or not any more."""
+        for name, embeddings in _embeddings(tensors).items():
+            known = self._first is not None and self._first.hold(embeddings)
+            if not known and not self._pipe.owns_embeddings(embeddings):
+                raise ErasureBypassError(
+                    f"the step callback {verb} {name}; the erasure lives in the text encoder, which such "
+                    "embeddings go around; return those that it was given, unchanged, or pass "
+                    "allow_foreign_embeds=True"
+                )
+
+
+def _embeddings(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in STEP_EMBEDDINGS if isinstance(tensors.get(name), Tensor)}
 
 
 @contextmanager

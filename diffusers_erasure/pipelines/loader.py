@@ -33,7 +33,7 @@ from diffusers_erasure.errors import (
 from .baked import verify_baked
 from .base import loading, stock_parent, stock_signature
 from .callbacks import watched_call, watched_pictures
-from .embeddings import EMBEDDING_ARGUMENTS, Origin, is_own, note_own
+from .embeddings import EMBEDDING_ARGUMENTS, OWN, Origin
 from .guard import (
     TEXT_ENCODERS,
     ErasureMissingWarning,
@@ -219,7 +219,7 @@ class ErasureLoaderMixin(_PipelineBase):
         if in_text and not allow_foreign_embeds:
             for argument in EMBEDDING_ARGUMENTS:
                 self._refuse_foreign(given.get(argument), argument, in_text)
-        if in_text and given.get("clip_skip") is not None and not allow_clip_skip:
+        if self.skips_erasure(given.get("clip_skip")) and not allow_clip_skip:
             _refuse_clip_skip(in_text)
         watched_call(self, call, check_embeddings=bool(in_text) and not allow_foreign_embeds)
         with watched_pictures(self):
@@ -287,15 +287,19 @@ class ErasureLoaderMixin(_PipelineBase):
     def note_own_embeddings(self, embeddings: Tensor | None) -> None:
         """Remember embeddings that this pipeline computed, so that they may be passed back in."""
         if embeddings is not None:
-            note_own(embeddings, self._origin())
+            OWN.note(embeddings, self._origin())
 
     def owns_embeddings(self, embeddings: Tensor) -> bool:
         """Whether this pipeline computed these embeddings, with the encoders and erasures that it has now."""
-        return is_own(embeddings, self._origin())
+        return OWN.hold(embeddings, self._origin())
 
     def will_own(self, given: Tensor | None) -> bool:
         """Whether embeddings that `encode_prompt` makes of what it was given are this pipeline's own."""
         return given is None or self.owns_embeddings(given)
+
+    def skips_erasure(self, clip_skip: int | None) -> bool:
+        """Whether states of an earlier layer than the one that an erasure was made for are asked for."""
+        return clip_skip is not None and bool(erased_in_text(self))
 
     def _origin(self) -> Origin:
         encoders = [getattr(self, part, None) for part in TEXT_ENCODERS]

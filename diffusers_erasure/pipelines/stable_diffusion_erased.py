@@ -30,7 +30,8 @@ class ErasedTextPath(ErasureLoaderMixin):
     ) -> tuple[Tensor, Tensor | None]:
         """Encode prompts as the stock pipeline does; what is computed here may be passed to a call later.
 
-        `clip_skip` works (in stock diffusers 0.42 it raises with transformers 5.6 and later).
+        `clip_skip` works (in stock diffusers 0.42 it raises with transformers 5.6 and later). Where an
+        erasure lives in the text encoder, the states that it gives do not count as this pipeline's own.
 
         Args:
             prompt: One prompt or a batch.
@@ -46,7 +47,8 @@ class ErasedTextPath(ErasureLoaderMixin):
         Returns:
             Prompt states and negative states, each `(batch * num_images_per_prompt, tokens, width)`.
         """
-        own, own_negative = self.will_own(prompt_embeds), self.will_own(negative_prompt_embeds)
+        own = self.will_own(prompt_embeds) and not self.skips_erasure(clip_skip)
+        own_negative = self.will_own(negative_prompt_embeds)
         if clip_skip is not None and prompt_embeds is None and prompt is not None:
             prompt_embeds = encode_skipping(self, prompt, device, clip_skip=clip_skip, lora_scale=lora_scale)
         states, negative = super().encode_prompt(

@@ -53,7 +53,8 @@ class ErasedXLTextPath(ErasureLoaderMixin):
             pooled_prompt_embeds: Pooled states that go with them.
             negative_pooled_prompt_embeds: Pooled states that go with the negative ones.
             lora_scale: Strength of a LoRA on the text encoders.
-            clip_skip: Layers to leave out besides the last, which SDXL always leaves out.
+            clip_skip: Layers to leave out besides the last, which SDXL always leaves out. Where an erasure
+                lives in a text encoder, the states that it gives do not count as this pipeline's own.
 
         Returns:
             Prompt states and negative states, each `(batch * num_images_per_prompt, tokens, width of both
@@ -61,6 +62,7 @@ class ErasedXLTextPath(ErasureLoaderMixin):
         """
         given = (prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)
         own = [self.will_own(embeddings) for embeddings in given]
+        own[0] = own[0] and not self.skips_erasure(clip_skip)
         if clip_skip is not None:
             check_clip_skip(clip_skip, self._fewest_layers() - 1)
         made: tuple[Tensor, Tensor | None, Tensor, Tensor | None] = super().encode_prompt(
