@@ -157,7 +157,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
         if erasure is not None:
             stated = {"verified": True, "note": "stated by whoever made it in this process"}
             robust._erasure = EncoderErasure.from_any(erasure).model_copy(update=stated)
-            record = SealRecord.of(robust, halves=False)
+            record = SealRecord.of(robust)
             put_seal(robust, record, (robust._erasure.applied(record.fingerprint),)).confirm(robust)
         return robust
 

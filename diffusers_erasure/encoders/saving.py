@@ -86,9 +86,9 @@ def described_erasure(encoder: torch.nn.Module, own: EncoderErasure | None) -> E
     ]
     if known is None and not loaded:
         raise ErasureNotActiveError(
-            f"the encoder's only erasures ({', '.join(record.names)}) are at scale 0, so its weights are those "
-            "of the base; expected another scale, or none of them; call set_erasure_scale(pipe, name, 1.0), or "
-            "unload_erasure(pipe) to save the base"
+            f"the encoder's only erasures ({', '.join(record.names)}) are at scale 0, so its weights are "
+            "those of the base; expected another scale, or none of them; call set_erasure_scale(pipe, name, "
+            "1.0), or unload_erasure(pipe) to save the base"
         )
     return combined([*([known.applied("")] if known is not None else []), *loaded])
 

@@ -55,8 +55,8 @@ class SealRecord(BaseModel):
     rows: int | None = Field(default=None, ge=1, le=10_000_000, description="Tokens in the embedding table.")
 
     @classmethod
-    def of(cls, module: nn.Module, *, halves: bool = True) -> Self:
-        """The record of a module's weights; `halves` adds what they become in fp16 and bf16."""
+    def of(cls, module: nn.Module) -> Self:
+        """The record of a module's weights, with what they become in half precision of another kind."""
         tensors = component_tensors(module)
         dtype = common_dtype(tensor for tensor in tensors.values() if tensor.is_floating_point())
         name = STORED_TYPES[dtype]
@@ -64,7 +64,11 @@ class SealRecord(BaseModel):
         return cls(
             dtype=name,
             fingerprint=root(leaves(tensors)),
-            rounded=_rounded_fingerprints(tensors) if halves and dtype == torch.float32 else {},
+            rounded={
+                half: root(leaves(rounded(tensors, low)))
+                for half, low in ROUNDED_TYPES.items()
+                if half != name
+            },
             rows=rows,
         )
 
@@ -139,10 +143,6 @@ def weights_fault(module: nn.Module) -> str | None:
     if seal is None or seal.holds(sealed, thorough=True):
         return None
     return f"the weights do not have the fingerprint {seal.record.fingerprint[:16]}... any more"
-
-
-def _rounded_fingerprints(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: root(leaves(rounded(tensors, dtype))) for name, dtype in ROUNDED_TYPES.items()}
 
 
 def _is_rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> bool:

@@ -14,6 +14,7 @@ from diffusers_erasure.artifacts.apply import load_erasure, set_erasure_scale
 from diffusers_erasure.artifacts.fingerprint import SAMPLES_PER_TENSOR
 from diffusers_erasure.encoders import RobustEncoder, RobustEncoderWithProjection
 from diffusers_erasure.encoders.checkpoint import stock_state_dict
+from diffusers_erasure.encoders.seal import weights_fault
 from diffusers_erasure.errors import (
     ConfigError,
     ErasureNotActiveError,
@@ -195,17 +196,36 @@ def test_what_was_loaded_unverified_is_not_saved_as_verified(
         RobustEncoder.from_pretrained(tmp_path / "again")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_casting_keeps_an_encoder_saveable(
     tiny_pipe: StableDiffusionPipeline, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE).save_pretrained(tmp_path / "full")
-    half = RobustEncoder.from_pretrained(tmp_path / "full").to(dtype)
-    half.save_pretrained(tmp_path / "half")
-    again = RobustEncoder.from_pretrained(tmp_path / "half")
-    assert again.dtype == dtype
-    assert again.erasure is not None
-    assert again.erasure.verified
+    made = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE)
+    made.save_pretrained(tmp_path / "full")
+    for number, encoder in enumerate((made, RobustEncoder.from_pretrained(tmp_path / "full"))):
+        folder = tmp_path / f"half-{number}"
+        encoder.to(dtype).save_pretrained(folder)
+        for asked in (None, *HALVES, torch.float32):
+            again = RobustEncoder.from_pretrained(folder, dtype=asked)
+            assert again.dtype == (asked or dtype)
+            assert again.erasure is not None
+            assert again.erasure.verified
+            assert weights_fault(again) is None
+
+
+@pytest.mark.parametrize("saved", HALVES)
+def test_a_change_is_seen_in_every_precision(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, saved: torch.dtype
+) -> None:
+    made = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE)
+    made.to(saved).save_pretrained(tmp_path / "half")
+    for asked in (*HALVES, torch.float32):
+        changed = RobustEncoder.from_pretrained(tmp_path / "half", dtype=asked)
+        changed.final_layer_norm.weight.data[0] *= 1.5
+        assert "do not have the fingerprint" in str(weights_fault(changed))
 
 
 def test_works_in_a_stock_pipeline(
