@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -23,6 +24,7 @@ from .text_path import check_finite
 
 CALLBACK = "callback_on_step_end"
 INPUTS = "callback_on_step_end_tensor_inputs"
+_installing = Lock()
 
 
 def watched_call(pipe: Any, call: inspect.BoundArguments, *, check_embeddings: bool) -> None:
@@ -91,26 +93,38 @@ def _embeddings(tensors: dict[str, Any]) -> dict[str, Tensor]:
 
 @contextmanager
 def watched_pictures(pipe: Any) -> Iterator[None]:
-    """Refuse a decoded picture that is not finite, while a pipeline draws."""
-    stock = pipe.image_processor
-    pipe.image_processor = _WatchedProcessor(stock)
+    """Refuse a decoded picture that is not finite, while a pipeline draws, in one thread or in several."""
+    with _installing:
+        found = pipe.image_processor
+        watched = found if isinstance(found, _WatchedProcessor) else _WatchedProcessor(found)
+        watched.calls += 1
+        pipe.image_processor = watched
     try:
         yield
     finally:
-        pipe.image_processor = stock
+        with _installing:
+            watched.calls -= 1
+            if watched.calls == 0 and pipe.image_processor is watched:
+                pipe.image_processor = watched.stock
 
 
 class _WatchedProcessor:
-    """A pipeline's image processor with a look at what comes in to be finished."""
+    """A pipeline's image processor with a look at what comes in to be finished.
+
+    Attributes:
+        stock: The processor itself.
+        calls: How many calls are drawing with it now; the last one puts the processor itself back.
+    """
 
     def __init__(self, stock: Any) -> None:
-        self._stock = stock
+        self.stock = stock
+        self.calls = 0
 
     def postprocess(self, image: Any, *args: Any, **kwargs: Any) -> Any:
         """Check a decoded picture, then finish it as stock."""
         if isinstance(image, Tensor):
             check_finite(image, "the decoded picture")
-        return self._stock.postprocess(image, *args, **kwargs)
+        return self.stock.postprocess(image, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
+        return getattr(self.stock, name)
