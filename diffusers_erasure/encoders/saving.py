@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from diffusers_erasure.artifacts.apply import AppliedErasure
 from diffusers_erasure.artifacts.record import record_of
-from diffusers_erasure.durable import sync
+from diffusers_erasure.durable import whole_file, whole_folder
 from diffusers_erasure.errors import ArtifactError, ErasureNotActiveError, ErasureStateError
 
 from .architecture import CONFIG_FILE, architecture_digest
@@ -27,9 +27,10 @@ STOCK_LIBRARIES = ("transformers", "diffusers")
 def save_encoder(encoder: torch.nn.Module, directory: str | Path, *, erasure: EncoderErasure | None) -> Path:
     """Write `config.json` and `model.safetensors` so that a stock class of any version reads them.
 
-    Both files are written and synced beside the folder first. A new folder appears in one rename; in an
-    existing one each file is replaced in one rename, and a stop between the two leaves a pair whose
-    fingerprint does not agree, which loading refuses.
+    A new folder appears whole. One that is there may hold other files (a card, what else lies in a pipeline's
+    folder) or be a place that cannot be exchanged (a mount point, the working directory), so that there each
+    file is replaced by itself, once both are written. A stop between the two leaves a pair whose fingerprint
+    does not agree, which loading refuses.
 
     Args:
         encoder: CLIP text encoder without adapters.
@@ -41,20 +42,16 @@ def save_encoder(encoder: torch.nn.Module, directory: str | Path, *, erasure: En
     target = Path(directory)
     if target.is_file():
         raise ArtifactError(f"{target} is a file; a text encoder is a folder; give another path")
-    target.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.cpu().contiguous() for key, value in stock_state_dict(encoder).items()}
-    config = encoder_config(encoder, erasure=erasure)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        staged = Path(scratch) / "encoder"
-        staged.mkdir()
-        save_file(tensors, staged / WEIGHTS_FILE, metadata={"format": "pt"})
-        (staged / CONFIG_FILE).write_text(
-            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
-        for path in (staged / WEIGHTS_FILE, staged / CONFIG_FILE, staged):
-            sync(path)
-        _install(staged, target)
-    sync(target.parent)
+    config = json.dumps(encoder_config(encoder, erasure=erasure), indent=2, sort_keys=True) + "\n"
+    with ExitStack() as stack:
+        if target.exists():
+            places = [stack.enter_context(whole_file(target / name)) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        else:
+            folder = stack.enter_context(whole_folder(target))
+            places = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
+        places[0].write_text(config, encoding="utf-8")
+        save_file(tensors, places[1], metadata={"format": "pt"})
     return target
 
 
@@ -140,12 +137,3 @@ def _check_unchanged(encoder: torch.nn.Module, erasure: EncoderErasure | None) -
             f"{', '.join(erasure.concepts) or 'its concepts'} would not be true; state the erasure anew with "
             "RobustEncoder.from_encoder(encoder, erasure=...)"
         )
-
-
-def _install(staged: Path, target: Path) -> None:
-    if not target.exists():
-        staged.rename(target)
-        return
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        (staged / name).replace(target / name)
-    sync(target)

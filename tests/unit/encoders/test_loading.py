@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusers_erasure.encoders import RobustEncoder
+from diffusers_erasure.encoders import RobustEncoder, saving
 from diffusers_erasure.errors import (
     ArtifactError,
     ArtifactFormatError,
@@ -318,3 +318,26 @@ def test_saving_over_an_encoder_replaces_it(tiny_pipe: StableDiffusionPipeline, 
     assert again.erasure is not None
     assert again.erasure.concepts == ("dog",)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["encoder"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_saving_that_fails_leaves_what_was_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Also what is not the encoder's: a card, the other parts of a pipeline."""
+    (folder / "README.md").write_text("# card", encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    encoder = RobustEncoder.from_pretrained(folder)
+
+    def no_space(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(saving, "save_file", no_space)
+        with pytest.raises(OSError, match="No space"):
+            encoder.save_pretrained(folder if there else tmp_path / "new")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+    encoder.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
