@@ -69,15 +69,29 @@ def load_base_pipeline(
     return pipe
 
 
-def on_components(cls: type[DiffusionPipeline], pipe: DiffusionPipeline) -> Any:
+def on_components(cls: type[DiffusionPipeline], pipe: DiffusionPipeline, **changes: Any) -> Any:
     """A pipeline of a class on the components, and with the configuration, of another of its family.
 
-    Unlike `from_pipe` it casts nothing, so components of mixed dtypes stay as they are.
+    Unlike the stock `from_pipe` it casts nothing, so components of mixed dtypes stay as they are.
+
+    Args:
+        cls: Class of the new pipeline.
+        pipe: The other pipeline.
+        changes: Components and settings of the new one that are others.
+
+    Raises:
+        ConfigError: The class knows no such argument, or needs a component that is not there.
     """
     taken = inspect.signature(cls).parameters
-    parts = pipe.components
-    told = {name: value for name, value in pipe.config.items() if name in taken and name not in parts}
-    return cls(**parts, **told)
+    known = {**pipe.config, **pipe.components, **changes}
+    told = {name: value for name, value in known.items() if name in taken}
+    needed = {name for name, parameter in taken.items() if parameter.default is parameter.empty}
+    for name in sorted(set(changes) - set(taken) | needed - set(told)):
+        fault = f"takes no {name}" if name in changes else f"needs a {name}, and the given pipeline has none"
+        raise ConfigError(
+            f"{cls.__name__} {fault}; expected components and settings of {', '.join(taken)}; correct that"
+        )
+    return cls(**told)
 
 
 def resolve_base(name_or_path: str | Path) -> str:

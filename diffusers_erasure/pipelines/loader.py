@@ -31,7 +31,7 @@ from diffusers_erasure.errors import (
 )
 
 from .baked import verify_baked
-from .base import loading, stock_parent, stock_signature
+from .base import loading, on_components, stock_parent, stock_signature
 from .callbacks import watched_call, watched_pictures
 from .embeddings import EMBEDDING_ARGUMENTS, OWN, Origin
 from .guard import (
@@ -128,12 +128,19 @@ class ErasureLoaderMixin(_PipelineBase):
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
         """A pipeline of this class from another one's components, with its erasures.
 
-        Unlike the stock method it keeps the dtype unless one is given: casting would change the other
+        Unlike the stock method it leaves every dtype as it is unless one is given: casting changes the other
         pipeline too, since components are shared.
+
+        Args:
+            pipeline: The other pipeline.
+            kwargs: Components and settings of the new one that are others; `dtype` casts both.
         """
-        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
-            kwargs["dtype"] = pipeline.dtype
-        pipe: Self = super().from_pipe(pipeline, **kwargs)
+        asked = [kwargs.pop(name, None) for name in ("dtype", "torch_dtype")]
+        pipe: Self = on_components(cls, pipeline, **kwargs)
+        if "_name_or_path" in pipeline.config:
+            pipe.register_to_config(_name_or_path=pipeline.config["_name_or_path"])
+        if any(asked):
+            pipe.to(dtype=asked[0] or asked[1])
         if LEDGER_NAME in vars(pipeline):
             pipe.__dict__[LEDGER_NAME] = dict(vars(pipeline)[LEDGER_NAME])
         old = session_of(pipeline)

@@ -20,6 +20,7 @@ from diffusers_erasure.errors import (
 )
 from diffusers_erasure.pipelines import (
     ErasedStableDiffusionPipeline,
+    ErasedStableDiffusionXLPipeline,
     ErasureMissingWarning,
     load_base_pipeline,
 )
@@ -328,6 +329,28 @@ class TestSiblings:
         assert sibling.dtype == pipe.dtype == torch.bfloat16
         assert sibling.erasures == pipe.erasures
         assert sibling.unet is pipe.unet
+
+    def test_own_from_pipe_leaves_mixed_dtypes(self, make_erased: Make, unet_artifact: Path) -> None:
+        pipe = make_erased(unet_artifact)
+        pipe.unet.to(torch.bfloat16)
+        weights = {name: value.clone() for name, value in pipe.vae.state_dict().items()}
+        sibling = ErasedStableDiffusionPipeline.from_pipe(pipe)
+        for one in (pipe, sibling):
+            assert (one.unet.dtype, one.vae.dtype) == (torch.bfloat16, torch.float32)
+        assert all(torch.equal(value, weights[name]) for name, value in pipe.vae.state_dict().items())
+        assert ErasedStableDiffusionPipeline.from_pipe(pipe, dtype=torch.float32).unet.dtype == torch.float32
+
+    def test_own_from_pipe_takes_other_components_and_nothing_unknown(
+        self, make_erased: Make, unet_artifact: Path, tiny_pipe: StableDiffusionPipeline
+    ) -> None:
+        pipe = make_erased(unet_artifact)
+        sibling = ErasedStableDiffusionPipeline.from_pipe(pipe, vae=tiny_pipe.vae)
+        assert sibling.vae is tiny_pipe.vae
+        assert sibling.unet is pipe.unet
+        with pytest.raises(ConfigError, match="takes no uvae"):
+            ErasedStableDiffusionPipeline.from_pipe(pipe, uvae=tiny_pipe.vae)
+        with pytest.raises(ConfigError, match="needs a text_encoder_2"):
+            ErasedStableDiffusionXLPipeline.from_pipe(pipe)
 
     def test_sibling_stays_erased_when_one_unloads(
         self, make_erased: Make, unet_artifact: Path, draw: Draw
