@@ -21,7 +21,8 @@ from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
 from diffusers_erasure.encoders.source import EncoderSource
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError, ErasureError
 
-from .index import INDEX_FILE, hub_options, read_index, stock_class
+from .baked import read_baked
+from .index import INDEX_FILE, PipelineIndex, erased_class_name, hub_options, read_index, stock_class
 from .pulling import pull, without_index
 
 FILTER_OPTIONS = ("safety_checker", "requires_safety_checker")
@@ -33,6 +34,7 @@ def load_base_pipeline(
     *,
     revision: str | None = None,
     dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
+    allow_erased: bool = False,
     **options: Any,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The pipeline that a method erases from and that an erased one is compared with.
@@ -41,6 +43,7 @@ def load_base_pipeline(
         name_or_path: Folder, Hub id, or "embedded" for the pipeline that comes with this package.
         revision: Branch, tag or commit on the Hub.
         dtype: Floating dtype of all components; or of each by name, "default" of those that are not named.
+        allow_erased: Take a pipeline that was saved erased; nothing compares it with what was saved.
         options: Further arguments of the stock `from_pretrained` (`token`, `cache_dir`, `local_files_only`,
             `variant`, ...); those about a safety checker are left out where the pipeline has none.
 
@@ -53,6 +56,8 @@ def load_base_pipeline(
     index = read_index(files)
     if index is None:
         raise files.unknown(INDEX_FILE) or without_index(place)
+    if not allow_erased:
+        _refuse_erased(index)
     stock = stock_class(index.class_name)
     taken = inspect.signature(stock).parameters
     options = {name: value for name, value in options.items() if name in taken or name not in FILTER_OPTIONS}
@@ -67,6 +72,17 @@ def load_base_pipeline(
             "give another base model"
         )
     return pipe
+
+
+def _refuse_erased(index: PipelineIndex) -> None:
+    baked = read_baked(index.content, where=index.where)
+    if baked is not None:
+        names = ", ".join(dict.fromkeys(erasure.name for erasure in baked.erasures))
+        raise ArtifactFormatError(
+            f"{index.where} says that this pipeline was saved erased of {names}; expected a base model that "
+            "is not erased; give that, open this one with "
+            f"{erased_class_name(index.class_name)}.from_pretrained, or pass allow_erased=True to build on it"
+        )
 
 
 def on_components(cls: type[DiffusionPipeline], pipe: DiffusionPipeline, **changes: Any) -> Any:

@@ -13,8 +13,18 @@ from torch import Tensor
 
 from diffusers_erasure.artifacts import ErasureState
 from diffusers_erasure.encoders import RobustEncoder
-from diffusers_erasure.errors import ArtifactError, ConfigError, ErasureNotActiveError, ErasureStateError
-from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline, ErasureMissingWarning
+from diffusers_erasure.errors import (
+    ArtifactError,
+    ArtifactFormatError,
+    ConfigError,
+    ErasureNotActiveError,
+    ErasureStateError,
+)
+from diffusers_erasure.pipelines import (
+    ErasedStableDiffusionPipeline,
+    ErasureMissingWarning,
+    load_base_pipeline,
+)
 
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionPipeline]
@@ -159,6 +169,12 @@ def test_changed_pipeline_is_not_saved_as_erased(
     assert list(tmp_path.iterdir()) == []
     erased.save_pretrained(tmp_path / "saved", allow_unverified=True)
     assert "_erasure" not in json.loads((tmp_path / "saved" / "model_index.json").read_text())
+
+
+def test_it_is_no_base_unless_asked_for(saved: Path) -> None:
+    with pytest.raises(ArtifactFormatError, match=r"saved erased of (church|dog).*allow_erased=True"):
+        load_base_pipeline(saved)
+    assert type(load_base_pipeline(saved, allow_erased=True)) is StableDiffusionPipeline
 
 
 def test_adapters_are_not_saved(erased: ErasedStableDiffusionPipeline, tmp_path: Path) -> None:
