@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Any, cast
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, get_session, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -104,6 +104,14 @@ class HubSource:
     local_files_only: bool = False
     force_download: bool = False
     commit: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a revision that the client would make a path outside of the cache of."""
+        if self.revision is not None and not _is_revision(self.revision):
+            raise ConfigError(
+                f"{self.repo} was asked for at revision {self.revision!r}, which cannot be one; expected a "
+                "branch, tag or commit; check revision=, or what the manifest names as its base"
+            )
 
     @property
     def label(self) -> str:
@@ -282,6 +290,34 @@ def check_subfolder(subfolder: str | None) -> str | None:
     return "/".join(parts) or None
 
 
+def _is_revision(text: str) -> bool:
+    """Whether git allows a text as the name of a branch, tag or commit: then it leads out of no folder."""
+    return (
+        re.fullmatch(r"[^\x00-\x20\x7f~^:?*\[\\]+", text) is not None
+        and ".." not in text
+        and all(part and not part.startswith(".") for part in text.split("/"))
+    )
+
+
+def _refuse_paths(response: Any) -> None:
+    """Refuse an answer about a file whose hash or commit, which name files in the cache, lead out of it."""
+    if "/resolve/" not in str(response.request.url):
+        return
+    for header in ("etag", "x-linked-etag", "x-repo-commit"):
+        value = response.headers.get(header, "")
+        if re.search(r"[/\\\0]", value.removeprefix("W/")):
+            raise ArtifactIntegrityError(
+                f"{response.request.url} was answered with {header}: {value[:80]!r}; expected a hash, which "
+                "becomes a file's name; use another server (HF_ENDPOINT)"
+            )
+
+
+def _guard_session() -> None:
+    hooks = get_session().event_hooks
+    if _refuse_paths not in hooks["response"]:
+        get_session().event_hooks = {**hooks, "response": [*hooks["response"], _refuse_paths]}
+
+
 def _commit_of(path: Path) -> str | None:
     parents = [parent.name for parent in path.parents]
     found = [name for name, above in pairwise(parents) if above == "snapshots"]
@@ -292,6 +328,7 @@ def _commit_of(path: Path) -> str | None:
 def _our_errors(source: HubSource, name: str) -> Iterator[None]:
     """Turn errors of the Hub client into ours; order matters, since they inherit from each other."""
     repo, revision = source.repo, source.commit or source.revision or "main"
+    _guard_session()
     try:
         yield
     except GatedRepoError as error:
