@@ -21,6 +21,7 @@ def read_document(
     *,
     manifest: Manifest,
     max_bytes: int,
+    revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -32,6 +33,7 @@ def read_document(
         name: Name of the document.
         manifest: The manifest that was loaded from there.
         max_bytes: Most that it may hold.
+        revision: Commit on the Hub that the manifest was read from (`Artifact.commit`).
         token: Hub token.
         cache_dir: Where downloads are kept.
         local_files_only: Whether only the cache may be used.
@@ -41,7 +43,9 @@ def read_document(
         ArtifactFormatError: It is too large, or no file.
         ArtifactIntegrityError: Its bytes are not those that were attached.
     """
-    place = resolve_source(source, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    place = resolve_source(
+        source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+    )
     expected = manifest.attachments.get(name)
     if expected is None:
         raise ArtifactNotFoundError(

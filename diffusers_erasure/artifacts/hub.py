@@ -104,6 +104,7 @@ class HubSource:
     local_files_only: bool = False
     force_download: bool = False
     commit: str | None = field(default=None, init=False)
+    _forced: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a revision that the client would make a path outside of the cache of."""
@@ -138,8 +139,12 @@ class HubSource:
             raise
 
     def path(self, name: str) -> Path:
-        """Fetch a file (or find it in the cache); the first one settles the commit."""
-        path = self._download(name, force=self.force_download)
+        """Fetch a file (or find it in the cache); the first one settles the commit.
+
+        With `force_download` each file is fetched anew once: whoever asks for it again gets that copy.
+        """
+        path = self._download(name, force=self.force_download and name not in self._forced)
+        self._forced.add(name)
         if self.commit is None:
             self.commit = _commit_of(path)
             logger.info("%s: revision %s is commit %s", self.repo, self.revision or "main", self.commit)

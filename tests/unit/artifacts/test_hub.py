@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.documents import read_document
 from diffusers_erasure.artifacts.door import load_artifact
+from diffusers_erasure.artifacts.hub import HubSource
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.artifacts.store import save_artifact
 from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
 
 httpx = pytest.importorskip("httpx2")
@@ -142,3 +146,28 @@ def test_subfolders(hub: FakeHub, tmp_path: Path) -> None:
     for outside in ("../up", "/etc", "a/../../b"):
         with pytest.raises(ConfigError, match="leaves the repository"):
             load_artifact(REPO, subfolder=outside, cache_dir=tmp_path)
+
+
+def test_each_file_is_fetched_anew_once(hub: FakeHub, tmp_path: Path) -> None:
+    place = HubSource(REPO, cache_dir=tmp_path, force_download=True)
+    for _ in range(3):
+        assert place.checked(WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+        assert place.path(MANIFEST_NAME).read_bytes() == hub.files[MANIFEST_NAME]
+    assert [seen.partition("/")[2] for seen in hub.gets] == [WEIGHTS, MANIFEST_NAME]
+    assert HubSource(REPO, cache_dir=tmp_path, force_download=True).path(WEIGHTS)
+    assert len(hub.gets) == 3
+
+
+def test_a_document_is_read_at_the_commit_of_its_manifest(
+    hub: FakeHub, artifact: Artifact, tmp_path: Path
+) -> None:
+    """Also where someone has pushed another one since."""
+    told = artifact.with_documents({"numbers.bin": b"old"})
+    saved = save_artifact(told, tmp_path / "told")
+    hub.files |= {path.name: path.read_bytes() for path in saved.iterdir()}
+    loaded = load_artifact(REPO, cache_dir=tmp_path / "cache")
+    hub.commit = NEXT
+    hub.spoil = lambda name, data, count: data if hub.gets[-1].startswith(COMMIT) else b"new"
+    place = {"manifest": loaded.manifest, "max_bytes": 10, "cache_dir": tmp_path / "cache"}
+    assert read_document(REPO, "numbers.bin", revision=loaded.commit, **place) == b"old"
+    assert hub.gets[-1] == f"{COMMIT}/numbers.bin"
