@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from diffusers_erasure.artifacts.push_plan import (
     rendered_card,
 )
 from diffusers_erasure.artifacts.upload import publish
-from diffusers_erasure.errors import ArtifactFormatError
+from diffusers_erasure.errors import ArtifactFormatError, ConfigError
 
 from .architecture import CONFIG_FILE, read_encoder_config
 from .loading import LoadRequest, load_encoder
@@ -32,17 +33,32 @@ def push_encoder(encoder: Any, repo_id: str, **options: Any) -> str:
     Args:
         encoder: Object with `save_pretrained`, or a saved folder.
         repo_id: "organisation/name"; made if it does not exist.
-        options: See `diffusers_erasure.artifacts.publishing.PushOptions`.
+        options: See `diffusers_erasure.artifacts.push_plan.PushOptions`.
 
     Raises:
         ArtifactError: The folder is not a whole, verified, erased text encoder, or the Hub did not take it.
     """
-    chosen = PushOptions.of(options)
+    chosen = check_push(repo_id, options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = encoder if isinstance(encoder, Path) else Path(scratch) / "encoder"
         if folder is not encoder:
             encoder.save_pretrained(folder)
         return publish(plan_encoder(folder, repo_id, chosen), chosen).url
+
+
+def check_push(repo_id: str | None, options: Mapping[str, Any]) -> PushOptions:
+    """The options of a push, checked before anything is saved for it.
+
+    Raises:
+        ConfigError: There is no id, it is none, or an option is unknown.
+    """
+    if repo_id is None:
+        raise ConfigError(
+            "push_to_hub=True came without repo_id; expected where to push; give "
+            "repo_id='organisation/name', where your user name may stand for the organisation"
+        )
+    check_repo_id(repo_id)
+    return PushOptions.of(options)
 
 
 def plan_encoder(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:

@@ -32,7 +32,7 @@ from diffusers_erasure.errors import ConfigError
 from .checkpoint import match_to_module
 from .entry import EncoderErasure
 from .loading import LoadRequest, load_encoder
-from .publishing import push_encoder
+from .publishing import check_push, push_encoder
 from .registration import register_encoders
 from .saving import described_erasure, save_encoder
 from .seal import SealRecord, put_seal
@@ -166,6 +166,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
         save_directory: str | Path,
         *,
         push_to_hub: bool = False,
+        repo_id: str | None = None,
         safe_serialization: bool = True,
         max_shard_size: int | str | None = None,  # noqa: ARG002 - diffusers passes it
         **push_options: Any,
@@ -177,20 +178,22 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
 
         Args:
             save_directory: Folder to write.
-            push_to_hub: Upload the folder afterwards; `push_options` as for `push_to_hub` (`repo_id`,
-                `token`, ...).
+            push_to_hub: Upload the folder afterwards.
+            repo_id: Where to: "organisation/name". Needed with `push_to_hub`: the folder's name does not say
+                whose it is.
             safe_serialization: Only True is possible; taken because diffusers passes it.
             max_shard_size: Ignored; taken because diffusers passes it.
-            push_options: For `push_to_hub`.
+            push_options: As for `push_to_hub`.
         """
         if not safe_serialization:
             raise ConfigError(
                 "safe_serialization=False would write a pickle; only safetensors is written; leave it True"
             )
+        if push_to_hub:
+            check_push(repo_id, push_options)
         save_encoder(self, save_directory, erasure=described_erasure(self, self._erasure))
         if push_to_hub:
-            options = {"repo_id": Path(save_directory).name, **push_options}
-            push_encoder(Path(save_directory), **options)
+            push_encoder(Path(save_directory), str(repo_id), **push_options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
         """Save, verify and push with a rendered card, in one commit; returns the commit's address.

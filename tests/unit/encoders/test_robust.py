@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -290,3 +291,20 @@ def test_only_a_text_encoder_can_be_wrapped(tiny_pipe: StableDiffusionPipeline) 
         RobustEncoder.from_encoder(tiny_pipe.unet)
     with pytest.raises(ConfigError, match="known fields"):
         RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure={"concept": "church"})
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({}, "without repo_id; .*repo_id='organisation/name'"),
+        ({"repo_id": "encoder"}, "'encoder' is no Hub id"),
+        ({"repo_id": "me/encoder", "surprise": 1}, "unknown argument surprise"),
+    ],
+)
+def test_where_to_push_is_checked_before_saving(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, options: dict[str, Any], fault: str
+) -> None:
+    robust = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE)
+    with pytest.raises(ConfigError, match=fault):
+        robust.save_pretrained(tmp_path / "encoder", push_to_hub=True, **options)
+    assert not (tmp_path / "encoder").exists()
