@@ -78,14 +78,27 @@ def open_source(
     artifact = load_artifact(
         place, subfolder=subfolder, revision=revision, trusted_key=trusted_key, **hub_options
     )
-    base, revision = resolve_model(artifact.manifest.base.id), artifact.manifest.base.revision
+    base, revision = _base_of(artifact), artifact.manifest.base.revision
     named = _class_name(base, revision, hub_options)
     return Opened("artifact", base, revision, artifact=artifact, class_name=named)
 
 
+def _base_of(artifact: Artifact) -> str:
+    """Folder or Hub id of the base that an artifact names.
+
+    An artifact of a local base names that folder alone, without saying where it lies. The Hub is not asked
+    for such a name: what it has under it is somebody else's.
+    """
+    base = resolve_model(artifact.manifest.base.id)
+    if not Path(base).expanduser().is_dir() and not is_repo_id(base):
+        raise ArtifactNotFoundError(
+            f"{artifact.origin} was made for a local base model, a folder named {base!r}, which is not here; "
+            "expected that folder; give it as the first argument, and the artifact with erasure=..."
+        )
+    return base
+
+
 def _class_name(base: str, revision: str | None, hub_options: dict[str, Any]) -> str:
     """Class that an artifact's base was saved from; empty where it is not to be found or does not say."""
-    if not Path(base).expanduser().is_dir() and not is_repo_id(base):
-        return ""
     index = read_index(EncoderSource.find(base, "", revision, **hub_options))
     return "" if index is None else index.class_name

@@ -25,6 +25,8 @@ from diffusers_erasure.pipelines import (
     load_base_pipeline,
 )
 
+from .conftest import write_artifact
+
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionPipeline]
 CPU = torch.device("cpu")
@@ -52,6 +54,18 @@ class TestLoading:
         pipe = ErasedStableDiffusionPipeline.from_pretrained(unet_artifact)
         pipe.set_progress_bar_config(disable=True)
         assert torch.equal(draw(pipe, "dog"), draw(make_erased(unet_artifact), "dog"))
+
+    def test_an_artifact_of_a_local_base_asks_for_the_folder_and_not_the_hub(
+        self,
+        tiny_pipeline: StableDiffusionPipeline,
+        tiny_pipe_folder: Path,
+        tmp_path: Path,
+    ) -> None:
+        folder = write_artifact(tiny_pipeline, Path("mine"), "unet", "church", tmp_path / "artifact")
+        with pytest.raises(ArtifactNotFoundError, match=r"'mine'.*first argument.*erasure="):
+            ErasedStableDiffusionPipeline.from_pretrained(folder)
+        pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, erasure=folder)
+        assert [erasure.name for erasure in pipe.erasures] == ["church"]
 
     def test_several_erasures_stack(
         self, make_erased: Make, unet_artifact: Path, text_artifact: Path
