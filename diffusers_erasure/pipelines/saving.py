@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure
 from diffusers_erasure.artifacts.tensors import added_names, unwrapped
 from diffusers_erasure.artifacts.verify import ErasureState
-from diffusers_erasure.durable import whole_folder
+from diffusers_erasure.durable import sweep, whole_folder
 from diffusers_erasure.encoders.architecture import CONFIG_FILE
 from diffusers_erasure.encoders.entry import combined
 from diffusers_erasure.encoders.saving import save_encoder, stock_class_name
@@ -22,6 +23,8 @@ from .guard import TEXT_ENCODERS, all_erasures, verify_all
 from .index import INDEX_FILE
 
 PACKAGE = "diffusers_erasure"
+STALE_SECONDS = 3600
+"""Age at which a draft beside the target is taken for that of a process that was killed."""
 
 
 def save_pipeline(
@@ -43,10 +46,11 @@ def save_pipeline(
         allow_unverified: Save a pipeline that is not verified; then nothing says that it is erased.
         variant: Name between the file's stem and ".safetensors".
     """
-    target = Path(directory).expanduser().absolute()
+    target = Path(directory).expanduser().resolve()
     _check_target(target, overwrite=overwrite)
     _check_plain(pipe)
     record = _record_to_write(pipe, allow_unverified=allow_unverified)
+    sweep(target.parent, glob.escape(target.name), older_than=STALE_SECONDS)
     with whole_folder(target) as draft:
         save_stock(draft)
         erasures = () if record is None else tuple(erasure.applied() for erasure in record.erasures)

@@ -1,6 +1,7 @@
 """What an erased pipeline saves: a stock repository that verifies itself when it is loaded again."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,32 @@ def test_nothing_is_overwritten_unasked(
         erased.save_pretrained(tmp_path / "new", safe_serialization=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "saved"]
     reload(saved)
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "a pipeline"])
+def test_a_link_stays_a_link_to_what_is_saved(
+    erased: ErasedStableDiffusionPipeline, tmp_path: Path, there: str
+) -> None:
+    place, link = tmp_path / "elsewhere" / "real", tmp_path / "link"
+    place.parent.mkdir()
+    link.symlink_to(place, target_is_directory=True)
+    if there == "an empty folder":
+        place.mkdir()
+    if there == "a pipeline":
+        erased.save_pretrained(place)
+        with pytest.raises(ConfigError, match="overwrite=True"):
+            erased.save_pretrained(link)
+    erased.save_pretrained(link, overwrite=there == "a pipeline")
+    assert link.is_symlink()
+    assert reload(link).verify_erasure().state is ErasureState.VERIFIED
+    assert [path.name for path in place.parent.iterdir()] == ["real"]
+
+
+def test_drafts_of_killed_saves_are_swept(erased: ErasedStableDiffusionPipeline, tmp_path: Path) -> None:
+    names = [".saved.partial-1-old", ".saved.partial-1-new", ".other.partial-1-old"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        if name.endswith("old"):
+            os.utime(tmp_path / name, (0, 0))
+    erased.save_pretrained(tmp_path / "saved")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "saved"])
