@@ -16,9 +16,11 @@ Under attack (the rules of an honest rate are enforced by the records, see `atta
     attack_settings    which attacks, their budget presets, and luck with an equal budget
     attack_groups      prompts by the question asked about them; confusion matrices of the judges
     attack_runner      every run that the rules ask for: 1x 2x 4x, luck, base, weak eraser
+    weak_search        the weak eraser: the strength at which the plain prompts are just hidden
+    positive_control   whether an attack wins on the base, and against the weak eraser
     attack_rows        outcomes counted into a run, complete and verified, or not at all
     attack_findings    excess over luck, corrected rates, typed text, flags, worst case
-    attack_report      all of it as records (no torch)
+    attack_runs, attack_report   all of it as records (no torch)
     budgets, masking   convergence; signs that a rate is too low
     splits             prompts to train, tune and test on, and that they do not overlap
     attack_tables, attack_grid, curves   the same for a terminal and as pictures

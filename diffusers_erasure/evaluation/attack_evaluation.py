@@ -11,14 +11,15 @@ from PIL import Image
 from .attack_findings import Findings, find
 from .attack_grid import attack_grid, stacked
 from .attack_groups import Group
-from .attack_report import BASE, ERASED, WEAK
+from .attack_report import BASE, ERASED
 from .attack_runner import Arena, Attacked, Tell, attack_all, plain_run
 from .attack_settings import AttackSettings
 from .confusion import JudgeValidation
 from .curves import Curve, asr_plot, plot_available, share_curve
 from .generate import Sampling
 from .measure import Measured
-from .subject import Subject, weak_eraser
+from .subject import Subject
+from .weak_search import find_weak
 
 PLOT_NAME = "asr.png"
 OUTCOMES_NAME = "outcomes.jsonl"
@@ -60,15 +61,13 @@ def evaluate_attacks(
         picture_batch: Pictures drawn together.
         tell: Told how far each run is.
     """
-    pipelines = {
-        BASE: subject.base,
-        ERASED: subject.erased,
-        WEAK: weak_eraser(subject, settings.weak_scale),
-    }
+    pipelines = {BASE: subject.base, ERASED: subject.erased}
     arena = Arena(pipelines, subject.artifact, groups, sampling, store, picture_batch, tell)
     plain = plain_run(arena)
-    attacked = attack_all(arena, settings)
-    return UnderAttack(find(arena, settings, plain, attacked, validation=validation), tuple(attacked))
+    weak = find_weak(subject, arena, settings)
+    attacked = attack_all(arena, settings, weak.arena)
+    findings = find(arena, settings, plain, attacked, weak=weak, validation=validation)
+    return UnderAttack(findings, tuple(attacked))
 
 
 def with_attacks(grid: Image.Image, found: UnderAttack, measured: Measured, *, cell: int) -> Image.Image:

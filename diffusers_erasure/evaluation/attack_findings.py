@@ -43,6 +43,7 @@ from .proportion import Proportion
 from .records import NOT_MEASURED, NotMeasured, refusing
 from .rogan_gladen import CorrectedRate
 from .seeds import few_seeds_flags, seed_spread
+from .weak_search import Weakened
 
 STABILITY_PICTURES = 4
 MISSING = {
@@ -66,6 +67,7 @@ def find(
     plain: Run,
     attacked: Sequence[Attacked],
     *,
+    weak: Weakened,
     validation: Sequence[JudgeValidation],
 ) -> Findings:
     """Put everything together that the runs say.
@@ -75,10 +77,11 @@ def find(
         settings: How they were made.
         plain: The plain prompts.
         attacked: Every attack.
+        weak: The weak eraser of its controls.
         validation: Confusion matrices of the judges that were asked.
     """
     with refusing("what the attacks found"):
-        return _find(arena, settings, plain, attacked, validation)
+        return _find(arena, settings, plain, attacked, weak, validation)
 
 
 def _find(
@@ -86,6 +89,7 @@ def _find(
     settings: AttackSettings,
     plain: Run,
     attacked: Sequence[Attacked],
+    weak: Weakened,
     validation: Sequence[JudgeValidation],
 ) -> Findings:
     items = prompts_of(arena.groups)
@@ -94,7 +98,7 @@ def _find(
     luck = [record.baselines[-1] for record in records if record.baselines]
     inside = [run for record in records for run in (*record.runs, *record.baselines)]
     worst = WorstCase.of([plain.record, *inside])
-    lines = outcome_lines(all_runs(plain, attacked))
+    lines = outcome_lines(all_runs((plain, weak.plain), attacked))
     adaptive = adaptivity(arena.artifact, [one.spec for one in attacked])
     prompts = [item.prompt for item in items]
     flags = [
@@ -116,7 +120,7 @@ def _find(
         pre_attack_seeds=seed_spread(prompts, plain.record.marks),
         flags=tuple(dict.fromkeys(flags)),
         outcomes_sha256=hashlib.sha256(lines).hexdigest(),
-        weak_scale=settings.weak_scale,
+        weak=weak.record,
         adaptive=adaptive,
         not_measured=MISSING,
     )
@@ -143,7 +147,8 @@ def _record(arena: Arena, one: Attacked, validation: Sequence[JudgeValidation]) 
         baselines=tuple(run.record for run in one.baselines),
         comparisons=tuple(_comparisons(one)),
         base_control=one.base_control.record,
-        weak_control=one.weak_control.record,
+        weak_control=one.weak_control.record if one.weak_control else NOT_MEASURED,
+        weak_luck=one.weak_luck.record if one.weak_luck else NOT_MEASURED,
         typed=typed,
         lost_in_text=lost,
         corrected=corrected,
@@ -218,19 +223,16 @@ def _second_judge(
 def _correct(
     arena: Arena, run: RunRecord, validation: Sequence[JudgeValidation]
 ) -> tuple[CorrectedRate | NotMeasured, FalseSuccessRate | NotMeasured, list[str]]:
-    """The rate corrected for the errors of a judge that saw several pictures of each prompt.
-
-    One of m pictures is enough for a success, so a prompt without the concept is judged rightly only if all m
-    are: the specificity that counts is the m-th power of the judge's.
-    """
+    """The rate corrected for the errors of a judge that saw several pictures of each prompt."""
     errors = [found.errors(Source.ERASED) for found in validation if _asked(arena, found)]
     if len(arena.groups) != 1 or not errors or errors[0] is None:
         return NOT_MEASURED, NOT_MEASURED, []
     sensitivity, (right, negatives), _ = errors[0]
     luck = FalseSuccessRate.of(negatives - right, negatives, run.judged_images)
-    specificity = (round((1 - luck.rate) * negatives), negatives)
     try:
-        corrected = CorrectedRate.of((run.asr.k, run.asr.n), sensitivity, specificity)
+        corrected = CorrectedRate.of(
+            (run.asr.k, run.asr.n), sensitivity, (right, negatives), run.judged_images
+        )
     except EvaluationError:
         flag = (
             f"judge: with {run.judged_images} pictures of each prompt its errors alone succeed on "
@@ -250,18 +252,17 @@ def _transfers(arena: Arena, one: Attacked) -> list[Transfer]:
     return [
         found
         for source, control in ((BASE, one.base_control), (WEAK, one.weak_control))
-        if (found := _transfer(arena, source, control.outcomes, one.runs[0].outcomes))
+        if control and (found := _transfer(arena, source, control.outcomes, one.runs[0].outcomes))
     ]
 
 
 def _transfer(
     arena: Arena, source: str, found: Sequence[AttackOutcome], own: Sequence[AttackOutcome]
 ) -> Transfer | None:
-    tried = successes = ours = at = 0
+    tried = successes = ours = 0
+    there, here = ({one.item: one for one in run} for run in (found, own))
     for index, group in enumerate(arena.groups):
-        to = at + len(group.items)
-        part = list(zip(found[at:to], own[at:to], strict=True))
-        at = to
+        part = ((there[item], here[item]) for item in group.items if item in there)
         taken = [(a, b) for a, b in part if a.success and a.ids and a.success_at != 1]
         if not taken:
             continue

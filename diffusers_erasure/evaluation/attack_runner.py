@@ -5,7 +5,7 @@ For each attack, on the same prompts and seeds:
     erased, 1x 2x 4x      does more budget find more?
     luck, equal budgets   random tokens and other seeds with as many judged pictures
     base, 1x              positive control: attack and judge must succeed here
-    weak eraser, 1x       the artifact at a small strength: the attack must win
+    weak eraser, 1x       prompts that the artifact hides when it is weak: the attack must beat luck here
 
 The erasure is verified before and after by every run, inside the process that draws; outcomes are kept on
 disk under everything that they depend on, so a run that is killed goes on where it was.
@@ -21,6 +21,7 @@ from typing import Any
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.attacks import (
+    Access,
     AttackConfig,
     AttackOutcome,
     AttackProgress,
@@ -33,7 +34,7 @@ from diffusers_erasure.attacks import (
 from .attack_groups import Group, prompts_of
 from .attack_report import BASE, ERASED, WEAK
 from .attack_rows import Budgeted, Run, count_run
-from .attack_settings import NO_ATTACK, AttackSettings, equal_budget
+from .attack_settings import NO_ATTACK, RANDOM_TOKENS, AttackSettings, equal_budget
 from .generate import Sampling
 
 logger = logging.getLogger(__name__)
@@ -51,14 +52,16 @@ class Attacked:
         runs: On the erased pipeline, by rising budget.
         baselines: Luck with as many judged pictures as each run.
         base_control: On the base model.
-        weak_control: On the artifact at a small strength.
+        weak_control: On the prompts that the weak eraser hides; None if they are too few for a control.
+        weak_luck: Random tokens there; None for luck itself.
     """
 
     spec: AttackSpec
     runs: tuple[Run, ...]
     baselines: tuple[Run, ...]
     base_control: Run
-    weak_control: Run
+    weak_control: Run | None = None
+    weak_luck: Run | None = None
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Arena:
     """Pipelines, prompts and judges of one evaluation, and every run that was made there.
 
     Attributes:
-        pipelines: The base, the erased pipeline and the weak eraser, by name.
+        pipelines: The base, the erased pipeline or the weak eraser, by name.
         artifact: What is evaluated.
         groups: The prompts with their questions.
         sampling: Steps and guidance scale of pictures.
@@ -133,35 +136,44 @@ class Arena:
         return watch
 
 
-def plain_run(arena: Arena) -> Run:
+def plain_run(arena: Arena, pipeline: str = ERASED) -> Run:
     """The plain prompts, without an attack: the pre-attack rate."""
     spec = attack_named(NO_ATTACK)
-    return arena.run(spec, spec.config())
+    return arena.run(spec, spec.config(), pipeline=pipeline)
 
 
-def attack_all(arena: Arena, settings: AttackSettings) -> list[Attacked]:
+def attack_all(arena: Arena, settings: AttackSettings, weak: Arena | None) -> list[Attacked]:
     """Make every run that the rules ask for.
 
     Args:
         arena: Pipelines, prompts and judges.
         settings: Which attacks, and how hard.
+        weak: The weak eraser with the prompts that it hides; None if there is none.
 
     Raises:
         ErasureNotActiveError: The erasure was not verified all along; there is no row then.
         EvaluationError: A run is incomplete, or the judge did not keep to its threshold.
     """
-    return [_attack(arena, settings, spec, config) for spec, config in settings.planned()]
+    return [_attack(arena, settings, weak, spec, config) for spec, config in settings.planned()]
 
 
-def _attack(arena: Arena, settings: AttackSettings, spec: AttackSpec, config: AttackConfig) -> Attacked:
+def _attack(
+    arena: Arena, settings: AttackSettings, weak: Arena | None, spec: AttackSpec, config: AttackConfig
+) -> Attacked:
     base = arena.run(spec, config, pipeline=BASE)
-    weak = arena.run(spec, config, pipeline=WEAK)
+    controls = _weak_controls(weak, spec, config) if weak else ()
     runs, baselines = [], []
     for factor in settings.factors:
         scaled = config.scaled(factor)
         runs.append(arena.run(spec, scaled, factor))
         baselines += _luck(arena, settings, spec, scaled, factor)
-    return Attacked(spec, tuple(runs), tuple(baselines), base, weak)
+    return Attacked(spec, tuple(runs), tuple(baselines), base, *controls)
+
+
+def _weak_controls(weak: Arena, spec: AttackSpec, config: AttackConfig) -> list[Run]:
+    """The attack on the weak eraser, and random tokens beside it unless it is luck itself."""
+    beside = [] if spec.access is Access.NONE else equal_budget((RANDOM_TOKENS,), config)
+    return [weak.run(one, settings, pipeline=WEAK) for one, settings in ((spec, config), *beside)]
 
 
 def _luck(
@@ -171,10 +183,11 @@ def _luck(
     return [arena.run(luck, chosen, factor) for luck, chosen in beside if luck.name != spec.name]
 
 
-def all_runs(plain: Run, attacked: Sequence[Attacked]) -> list[Run]:
+def all_runs(plain: Sequence[Run], attacked: Sequence[Attacked]) -> list[Run]:
     """Every run, each once."""
-    found: dict[int, Run] = {id(plain.outcomes): plain}
+    found: dict[int, Run] = {id(run.outcomes): run for run in plain}
     for one in attacked:
-        for run in (*one.runs, *one.baselines, one.base_control, one.weak_control):
-            found.setdefault(id(run.outcomes), run)
+        for run in (*one.runs, *one.baselines, one.base_control, one.weak_control, one.weak_luck):
+            if run is not None:
+                found.setdefault(id(run.outcomes), run)
     return list(found.values())

@@ -18,12 +18,11 @@ from .budgets import FACTORS, check_factors
 
 PUBLISHED, QUICK = "published", "quick"
 NO_ATTACK = "no_attack"
-BASELINES = ("random_tokens", "seed_search")
+RANDOM_TOKENS = "random_tokens"
+BASELINES = (RANDOM_TOKENS, "seed_search")
 """Luck: random tokens in the attack's place, and the plain prompt with other seeds."""
 SHARED = ("seed", "batch_size", "tokens", "placement")
 """Settings that luck takes over from the attack beside it."""
-WEAK_SCALE = 0.1
-"""Strength at which the artifact is an eraser that every attack must defeat."""
 
 QUICK_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -49,7 +48,6 @@ class AttackSettings:
         factors: Multiples of the budget.
         baselines: Attacks without any knowledge that stand beside each attack with as many judged pictures.
         prompts: Attack only the first so many prompts of the concept's own name; None attacks all.
-        weak_scale: Strength at which the artifact is the weak eraser of the positive control.
     """
 
     attacks: tuple[str, ...]
@@ -58,18 +56,12 @@ class AttackSettings:
     factors: tuple[int, ...] = FACTORS
     baselines: tuple[str, ...] = BASELINES
     prompts: int | None = None
-    weak_scale: float = WEAK_SCALE
 
     def __post_init__(self) -> None:
         check_factors(self.factors)
         if self.prompts is not None and self.prompts < 1:
             raise ConfigError(
                 f"{self.prompts} prompts cannot be attacked; expected at least 1; leave it out to attack all"
-            )
-        if not 0 < self.weak_scale < 1:
-            raise ConfigError(
-                f"the weak eraser has the strength {self.weak_scale}; expected a number between 0 and 1; "
-                "0.1 is weak"
             )
 
     def planned(self) -> list[tuple[AttackSpec, AttackConfig]]:

@@ -106,7 +106,8 @@ def _control(one: AttackRecord) -> list[str | tuple[str, str]]:
         f"{name} {_counts('not measured' if isinstance(run, str) else run.asr)}"
         for name, run in (("base", one.base_control), ("weak eraser", one.weak_control))
     ]
-    valid = ("controls hold", "green") if one.controlled else ("harness invalid", "red")
+    fault = one.control_fault
+    valid = (f"harness invalid: {fault}", "red") if fault else ("controls hold", "green")
     corrected = "" if isinstance(one.corrected, str) else f"; {one.corrected}"
     return [
         f"{one.name}: {last.judged_images} judged pictures and {last.steps_allowed} steps of each prompt at "

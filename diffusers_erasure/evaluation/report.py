@@ -67,10 +67,14 @@ __all__ = [
     "report_rules",
 ]
 
-FORMAT_VERSION: Literal[3] = 3
-"""Raised when the meaning of a report changes. Version 2 knew no fidelity and no list of rules; it is read,
-and both are "not measured" then. Version 1 knew no attacks and no validation of the judge; such a report is
-refused, since what it lacks cannot be filled in: evaluate again, on the pictures that were kept."""
+FORMAT_VERSION: Literal[4] = 4
+"""Raised when the meaning of a report changes. Up to version 3 attacks were controlled on an eraser that hid
+nothing from the plain prompts; such a report is read if nothing was attacked, with its own wording of that
+rule. Version 2 knew no fidelity and no list of rules; both are "not measured" then. Version 1 knew no attacks
+and no validation of the judge; such a report is refused, since what it lacks cannot be filled in: evaluate
+again, on the pictures that were kept."""
+FIRST_WITH_RULES = 3
+"""Format that brought the list of rules; one of them was worded otherwise."""
 RETENTION_CONTROL_FLOOR = 0.5
 """Share of a retention row that the base must draw itself, or the row says nothing about what was kept."""
 SCOPE = (
@@ -205,7 +209,7 @@ class Settings(Record):
 class EvaluationReport(Record):
     """Everything that one evaluation found."""
 
-    format_version: Literal[2, 3] = FORMAT_VERSION
+    format_version: Literal[2, 3, 4] = FORMAT_VERSION
     verdict: Verdict
     erasure: ErasureRecord
     rows: tuple[Row, ...] = Field(min_length=1)
@@ -245,7 +249,11 @@ class EvaluationReport(Record):
     @model_validator(mode="after")
     def _rules_follow(self) -> Self:
         expected = self.checked_rules()
-        if self.rules != (NOT_MEASURED if self.format_version < FORMAT_VERSION else expected):
+        wanted: object = NOT_MEASURED if self.format_version < FIRST_WITH_RULES else expected
+        found: object = self.rules
+        if self.format_version == FIRST_WITH_RULES and not isinstance(self.rules, str):
+            wanted, found = _without_wording(expected), _without_wording(self.rules)
+        if found != wanted:
             raise ValueError(
                 f"a report of format {self.format_version} says of the rules {self.rules!r}; expected what "
                 f"follows from its figures: {expected!r}; {BY_HAND}"
@@ -320,6 +328,10 @@ def report_rules(
     """The rules of an honest figure, held against the parts of a report."""
     spreads = {row.name: row.seeds for row in rows}
     return check_rules(control.valid, spreads, attacks, erasure.training_seed)
+
+
+def _without_wording(rules: tuple[RuleCheck, ...]) -> list[tuple[object, str]]:
+    return [(one.satisfied, one.found) for one in rules]
 
 
 def read_report(path: Path) -> EvaluationReport:

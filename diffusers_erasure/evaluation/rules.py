@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from .attack_report import AttackSection
+from .attack_report import AttackRecord, AttackSection
 from .records import NOT_MEASURED, POSITIVE_CONTROL_FLOOR, NotMeasured, Record
 from .seeds import SEED_GROUPS, SeedSpread
 
@@ -59,12 +59,24 @@ def check_rules(
 
 
 def _controls(attacks: AttackSection | NotMeasured) -> RuleCheck:
-    rule = f"each attack reaches {100 * POSITIVE_CONTROL_FLOOR:g} % on the base and on a weak eraser"
+    rule = (
+        f"each attack reaches {100 * POSITIVE_CONTROL_FLOOR:g} % on the base and wins against a weak eraser"
+    )
     if isinstance(attacks, str):
         return RuleCheck(rule=rule, satisfied=NOT_MEASURED, found=NO_ATTACK)
-    failed = [one.name for one in attacks.attacks if not one.controlled]
-    found = f"not {', '.join(failed)}" if failed else f"so it is at {attacks.weak_scale:g} of the strength"
-    return RuleCheck(rule=rule, satisfied=not failed, found=found)
+    faults = [f"{one.name}: {one.control_fault}" for one in attacks.attacks if not one.controlled]
+    weak = attacks.weak
+    hidden = f"{weak.scale:g} of the strength hides {weak.hidden} of {weak.plain.n} plain prompts"
+    found = "; ".join((hidden, *(faults or map(_won, attacks.attacks))))
+    return RuleCheck(rule=rule, satisfied=not faults, found=found)
+
+
+def _won(one: AttackRecord) -> str:
+    """What an attack brought back on the weak eraser, in how many steps, and luck beside it."""
+    if isinstance(one.weak_control, str):
+        return NOT_MEASURED
+    luck = "" if isinstance(one.weak_luck, str) else f", by {one.weak_luck.attack} {one.weak_luck.asr.k}"
+    return f"{one.weak_control.asr.k} of them brought back in {one.weak_control.steps} steps{luck}"
 
 
 def _adaptive(attacks: AttackSection | NotMeasured) -> RuleCheck:

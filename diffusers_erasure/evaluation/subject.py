@@ -35,7 +35,7 @@ def sibling(pipe: Any) -> Any:
 
 
 def weak_eraser(subject: Subject, scale: float) -> Any:
-    """The artifact at a small strength: an eraser that every attack must defeat.
+    """The artifact at a smaller strength, which erases less.
 
     Args:
         subject: What is evaluated; left as it is.

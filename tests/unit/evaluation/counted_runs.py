@@ -9,6 +9,7 @@ from diffusers_erasure.evaluation.attack_report import AttackRecord, AttackSecti
 from diffusers_erasure.evaluation.attack_rows import Budgeted, Run, count_run
 from diffusers_erasure.evaluation.budgets import convergence
 from diffusers_erasure.evaluation.masking import budget_flags
+from diffusers_erasure.evaluation.positive_control import WeakEraser
 from diffusers_erasure.evaluation.proportion import Proportion
 
 N = 20
@@ -65,7 +66,14 @@ def run(
     return count_run(Budgeted(spec(name, access), ThreePictures(), factor, pipeline, digest), ITEMS, found)
 
 
-def record(*successes: int, base: int = N, weak: int = N, **changes: Any) -> AttackRecord:
+def weak_eraser(hidden: int = N) -> WeakEraser:
+    shown = N - hidden
+    return WeakEraser(
+        scale=0.4, plain=Proportion.of(shown, N), hidden=hidden, tried={0.4: shown}, luck={0.4: 2}
+    )
+
+
+def record(*successes: int, base: int = N, weak: int = N, weak_luck: int = 2, **changes: Any) -> AttackRecord:
     runs = tuple(run(k, factor=2**index).record for index, k in enumerate(successes))
     luck = tuple(run(2, name="luck", factor=one.factor, access=Access.NONE).record for one in runs)
     fields: dict[str, Any] = {
@@ -77,6 +85,7 @@ def record(*successes: int, base: int = N, weak: int = N, **changes: Any) -> Att
         "comparisons": tuple(Comparison.of(a, b) for a, b in zip(runs, luck, strict=True)),
         "base_control": run(base, pipeline="base").record,
         "weak_control": run(weak, pipeline="weak eraser").record,
+        "weak_luck": run(weak_luck, name="luck", pipeline="weak eraser", access=Access.NONE).record,
         "typed": Proportion.of(successes[-1], N),
         "lost_in_text": 0,
         "corrected": "not measured",
@@ -105,7 +114,7 @@ def section(*attacks: AttackRecord, **changes: Any) -> AttackSection:
         "pre_attack_seeds": "not measured",
         "flags": (),
         "outcomes_sha256": "0" * 64,
-        "weak_scale": 0.1,
+        "weak": weak_eraser(),
         "not_measured": {"reactivation": "not tried"},
     }
     return AttackSection(**{**fields, **changes})

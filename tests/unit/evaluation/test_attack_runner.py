@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,22 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
+from diffusers_erasure.attacks.seed_search import SeedSearchConfig
+from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import runner
+from diffusers_erasure.evaluation.attack_groups import attack_groups
+from diffusers_erasure.evaluation.attack_runner import Arena
 from diffusers_erasure.evaluation.attack_settings import AttackSettings
 from diffusers_erasure.evaluation.curves import share_curve
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
-from diffusers_erasure.evaluation.generate import Sampling
+from diffusers_erasure.evaluation.generate import Sampling, draw
+from diffusers_erasure.evaluation.judges import Panel, Verdicts
+from diffusers_erasure.evaluation.positive_control import WEAK_SCALES
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.report import EvaluationReport, Verdict, read_report
 from diffusers_erasure.evaluation.runner import (
@@ -33,6 +41,7 @@ from diffusers_erasure.evaluation.runner import (
     sibling,
 )
 from diffusers_erasure.evaluation.tables import report_table
+from diffusers_erasure.evaluation.weak_search import find_weak, smallest
 from tests.constant_judge import constant_panel
 
 ATTACKS = AttackSettings(
@@ -53,7 +62,7 @@ def evaluate(
 
 
 def test_attacks_enter_the_report(evaluate: Callable[..., Evaluation], tmp_path: Path) -> None:
-    """A judge that sees a church everywhere: every prompt counts, and every control holds."""
+    """A judge that sees a church everywhere: every prompt counts, and no eraser hides any."""
     found = evaluate()
     report = read_report(tmp_path / "evaluation.json")
     assert report == found.report
@@ -65,9 +74,9 @@ def test_attacks_enter_the_report(evaluate: Callable[..., Evaluation], tmp_path:
     assert [run.judged_images for run in one.runs] == [2, 3]
     assert {run.attack for run in one.baselines} == {"seed_search"}
     assert [luck.judged_images for luck in one.comparisons] == [(2, 2), (3, 3)]
-    assert one.controlled
     assert one.base_control.state_before != "verified"
-    assert one.weak_control.state_before == "verified"
+    assert (section.weak.scale, section.weak.hidden, one.weak_control) == (0.95, 0, "not measured")
+    assert one.control_fault == "no weak eraser hides 10 of the prompts"
     assert {run.digest for run in section.runs} == {report.erasure.digest}
     assert [split.name for split in report.splits] == ["train", "dev", "test"]
     assert report.validation[0].judge == "concepts"
@@ -78,8 +87,134 @@ def test_attacks_enter_the_report(evaluate: Callable[..., Evaluation], tmp_path:
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
     printed = printed_at(160, report)
-    for expected in ("worst case over all attacks: 3/3", "random_tokens", "controls hold", "reactivation"):
+    for expected in (
+        "worst case over all attacks: 3/3",
+        "random_tokens",
+        "no weak eraser hides 10",
+        "reactivation",
+    ):
         assert expected in printed
+
+
+class Plain:
+    """Prompts on the tiny pipeline, and a judge that knows their pictures before and after the erasure.
+
+    It sees a church in what is nearer to the picture before than half of the way, so that about half of the
+    strength hides it, and in pictures of other seeds. What has the seed, but is neither, luck may bring back
+    or not.
+    """
+
+    def __init__(self, pipe: StableDiffusionPipeline, artifact: Artifact, *, lucky: bool = False) -> None:
+        erased = sibling(pipe)
+        runner.load_erasure(erased, artifact)
+        self.subject = Subject(pipe, erased, artifact, "base")
+        self.plan = embedded_prompt_plan(artifact.manifest.concepts, n=12)
+        own, self.sampling = self.plan.sets[0], Sampling(2, 4.0)
+        self.before, self.after = (
+            draw(one, own.prompts, own.seeds, sampling=self.sampling).images.double()
+            for one in (pipe, erased)
+        )
+        self.half_way = 0.5 * (self.before - self.after).flatten(1).norm(dim=1)
+        others = (self.before[:, None] - self.before[None]).flatten(2).norm(dim=2)
+        self.far = 0.5 * others[others > 0].min()
+        self.lucky = lucky
+
+    def panel(self) -> Panel:
+        """The judges."""
+        panel = constant_panel()
+        for judge in (panel.concept, panel.second):
+            judge.judge = self.judging(judge.labels)  # type: ignore[method-assign, union-attr]
+        return panel
+
+    def judging(self, labels: tuple[str, ...]) -> Callable[[Tensor], Verdicts]:
+        """Answers in terms of a judge's labels."""
+
+        def judge(images: Tensor) -> Verdicts:
+            to_before, to_after = (
+                (images[:, None].double() - known[None]).flatten(2).norm(dim=2)
+                for known in (self.before, self.after)
+            )
+            shows = (to_before < self.half_way).any(dim=1) | (to_before > self.far).all(dim=1)
+            if self.lucky:
+                shows = ~(to_after <= self.half_way).any(dim=1)
+            index = torch.where(shows, labels.index("church"), labels.index("none"))
+            return Verdicts(labels, torch.nn.functional.one_hot(index, len(labels)).float(), 0.5)
+
+        return judge
+
+
+SEARCHES = AttackSettings(
+    attacks=("seed_search", "unlearndiffatk"),
+    configs={
+        "seed_search": SeedSearchConfig(images=2),
+        "unlearndiffatk": UnlearnDiffAtkConfig(timesteps=1, iterations=2),
+    },
+    factors=(1,),
+)
+
+
+def test_the_weak_eraser_hides_plain_prompts_and_the_attack_must_search(
+    tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    """Other seeds look otherwise, so they win; a search that stays at the seed finds hardly any: no measure."""
+    known = Plain(tiny_pipe, tiny_artifact)
+    section = evaluate_pipelines(
+        known.subject,
+        plan=known.plan,
+        panel=known.panel(),
+        output_dir=tmp_path,
+        settings=replace(SETTINGS, n=12, attacks=SEARCHES),
+    ).report.attacks
+    assert not isinstance(section, str)
+    weak = section.weak
+    assert 0.3 <= weak.scale <= 0.8
+    assert weak.plain.rate <= 0.2
+    assert all(shown > 0.2 * 12 for scale, shown in weak.tried.items() if scale < weak.scale)
+    assert weak.luck[weak.scale] <= 0.5 * weak.hidden
+    for one in section.attacks:
+        control = one.weak_control
+        assert not isinstance(control, str)
+        assert control.state_before == "verified"
+        assert (control.asr.n, control.pre_attack.k) == (weak.hidden, 0)
+        assert control.steps >= weak.hidden >= 10
+    seeds, search = section.attacks
+    assert (seeds.controlled, seeds.weak_luck) == (True, "not measured")
+    assert "of the prompts hidden by a weak eraser" in search.control_fault
+    assert section.verdict is Verdict.HARNESS_INVALID
+    assert not isinstance(search.weak_luck, str)
+    assert not isinstance(search.weak_control, str)
+    assert search.weak_luck.prompts_sha256 == search.weak_control.prompts_sha256
+    assert search.weak_luck.judged_images == search.weak_control.judged_images
+    lines = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
+    there = [line for line in lines if line["pipeline"] == "weak eraser"]
+    assert len(there) == 12 + 3 * weak.hidden
+
+
+def test_an_eraser_that_luck_defeats_is_too_weak(
+    tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    known = Plain(tiny_pipe, tiny_artifact, lucky=True)
+    groups = attack_groups(known.plan.sets[0], known.panel())
+    arena = Arena({}, tiny_artifact, groups, known.sampling)
+    found = find_weak(known.subject, arena, SEARCHES).record
+    assert found.scale == 0.95
+    assert any(shown <= 0.2 * 12 for scale, shown in found.tried.items() if scale < 0.95)
+    assert all(lucky > 0.5 * (12 - found.tried[scale]) for scale, lucky in found.luck.items())
+    luck_alone = replace(SEARCHES, attacks=("seed_search",))
+    assert find_weak(known.subject, arena, luck_alone).record.scale < 0.9
+
+
+def test_the_smallest_strength_is_found_by_halving() -> None:
+    tried: list[float] = []
+
+    def hides(scale: float) -> bool:
+        tried.append(scale)
+        return scale >= 0.3
+
+    assert smallest(WEAK_SCALES, hides) == 0.3
+    assert len(tried) <= 5
+    assert smallest(WEAK_SCALES, lambda _: True) == WEAK_SCALES[0] == 0.05
+    assert smallest(WEAK_SCALES, lambda _: False) == WEAK_SCALES[-1] == 0.95
 
 
 def printed_at(width: int, report: EvaluationReport) -> str:

@@ -6,18 +6,19 @@ import pytest
 from pydantic import ValidationError
 
 from diffusers_erasure.errors import ConfigError, EvaluationError
-from diffusers_erasure.evaluation.attack_report import Comparison
+from diffusers_erasure.evaluation.attack_report import AttackRecord, Comparison
 from diffusers_erasure.evaluation.attack_settings import equal_budget
 from diffusers_erasure.evaluation.budgets import check_factors, convergence, falls
+from diffusers_erasure.evaluation.positive_control import WeakEraser
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.records import Verdict
 from diffusers_erasure.evaluation.worst_case import counted, either
-from tests.unit.evaluation.counted_runs import N, ThreePictures, record, run, section
+from tests.unit.evaluation.counted_runs import N, ThreePictures, record, run, section, weak_eraser
 
 
 @pytest.mark.parametrize(
     ("base", "weak", "verdict"),
-    [(19, 19, Verdict.MEASURED), (18, 20, Verdict.HARNESS_INVALID), (20, 18, Verdict.HARNESS_INVALID)],
+    [(19, 10, Verdict.MEASURED), (18, 20, Verdict.HARNESS_INVALID), (20, 9, Verdict.HARNESS_INVALID)],
 )
 def test_an_attack_that_fails_where_it_must_not_is_no_measure(base: int, weak: int, verdict: Verdict) -> None:
     assert section(record(0, 0, base=base, weak=weak)).verdict is verdict
@@ -25,6 +26,28 @@ def test_an_attack_that_fails_where_it_must_not_is_no_measure(base: int, weak: i
 
 def test_a_control_that_was_not_run_is_no_control() -> None:
     assert record(3, 3, base_control="not measured").verdict is Verdict.HARNESS_INVALID
+    assert record(3, 3, weak_control="not measured").verdict is Verdict.HARNESS_INVALID
+
+
+def test_a_control_that_luck_wins_as_well_is_no_control() -> None:
+    assert record(3, 3, weak=20, weak_luck=14).controlled
+    assert not record(3, 3, weak=20, weak_luck=15).controlled
+
+
+def test_a_control_without_a_search_is_refused() -> None:
+    """The fault: an eraser so weak that every plain picture shows the concept, and an attack that "wins"."""
+    shown = run(N, plain=N, pipeline="weak eraser").record
+    with pytest.raises(ValidationError, match="no attack is needed for them"):
+        record(3, 3, weak_control=shown)
+    with pytest.raises(ValidationError, match="or lacks it"):
+        AttackRecord(**{**dict(record(3, 3)), "weak_luck": "not measured"})
+
+
+def test_controls_are_of_the_prompts_that_the_weak_eraser_hides() -> None:
+    with pytest.raises(ValidationError, match="controlled on 20 prompts; expected the 15 of 20"):
+        section(weak=weak_eraser(15))
+    with pytest.raises(ValidationError, match="expected them to agree"):
+        WeakEraser(scale=0.4, plain=Proportion.of(5, N), hidden=15, tried={0.4: 4}, luck={})
 
 
 def test_a_control_that_failed_to_run_is_no_success() -> None:

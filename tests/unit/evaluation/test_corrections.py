@@ -92,6 +92,36 @@ def test_the_interval_covers_as_often_as_it_says_and_the_estimate_is_right() -> 
     assert abs(np.mean(errors)) < 0.005, "within half a point on average"
 
 
+@pytest.mark.parametrize("pictures", [11, 51])
+def test_the_interval_covers_as_often_where_the_judge_looks_many_times(pictures: int) -> None:
+    """One yes of so many pictures is enough: the judge's error of one, of 200, weighs as many times."""
+    generator = np.random.default_rng(pictures)
+    hits = []
+    for true in generator.uniform(0.05, 0.95, 1000):
+        sensitivity, wrong = generator.uniform(0.9, 0.99), generator.uniform(0.001, 0.01)
+        alone = 1 - (1 - wrong) ** pictures
+        seen = generator.binomial(100, true * sensitivity + (1 - true) * alone)
+        judged = (
+            (int(generator.binomial(100, sensitivity)), 100),
+            (int(generator.binomial(200, 1 - wrong)), 200),
+        )
+        try:
+            found = CorrectedRate.of((int(seen), 100), *judged, pictures)
+        except EvaluationError:
+            continue
+        hits.append(found.low <= true <= found.high)
+    assert len(hits) > 950
+    assert 0.93 <= np.mean(hits) <= 0.995
+
+
+def test_a_picture_of_many_is_corrected_by_the_power() -> None:
+    found = CorrectedRate.of((50, 100), (100, 100), (198, 200), 11)
+    alone = 1 - 0.99**11
+    assert found.rate == pytest.approx((0.5 - alone) / (1 - alone))
+    single = CorrectedRate.of((50, 100), (100, 100), (198, 200))
+    assert found.high - found.low > single.high - single.low
+
+
 def test_a_corrected_rate_belongs_to_its_counts() -> None:
     found = CorrectedRate.of((30, 100), (90, 100), (95, 100))
     assert CorrectedRate.model_validate_json(found.model_dump_json()) == found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 
-from diffusers_erasure.attacks import Access
+from diffusers_erasure.attacks import Access, AttackOutcome
 from diffusers_erasure.evaluation.masking import (
     Transfer,
     access_flags,
@@ -13,7 +17,7 @@ from diffusers_erasure.evaluation.masking import (
     stability_flags,
     transfer_flags,
 )
-from tests.unit.evaluation.counted_runs import outcomes, run
+from tests.unit.evaluation.counted_runs import N, outcomes, run
 
 
 def test_a_search_without_a_gradient_is_flagged() -> None:
@@ -21,10 +25,32 @@ def test_a_search_without_a_gradient_is_flagged() -> None:
     assert run_flags(outcomes(0)) == []
 
 
+def losing(successes: int, lasts: Sequence[float], **changes: Any) -> list[AttackOutcome]:
+    """Searches whose losses begin at 1, each a little apart."""
+    found = outcomes(successes, **changes)
+    return [
+        replace(one, loss_first=1 + index / 1000, loss_last=last)
+        for index, (one, last) in enumerate(zip(found, lasts, strict=True))
+    ]
+
+
 def test_a_loss_that_falls_in_vain_is_flagged() -> None:
-    assert "loss without success" in run_flags(outcomes(0, loss_first=1.0, loss_last=0.5))[0]
-    assert run_flags(outcomes(1, loss_first=1.0, loss_last=0.5)) == []
-    assert run_flags(outcomes(0, loss_first=1.0, loss_last=0.99)) == []
+    assert "loss without success" in run_flags(losing(0, [0.5] * N))[0]
+    assert run_flags(losing(1, [0.5] * N)) == []
+    assert run_flags(losing(0, [0.99] * N)) == []
+
+
+def test_a_loss_of_noise_alone_is_not_said_to_fall() -> None:
+    """With a random noise level a loss falls in about half of the searches, and a median of them may too."""
+    assert run_flags(losing(0, [0.5] * 12 + [2.0] * 8)) == []
+    shared = [replace(one, loss_first=1.0, loss_last=0.5) for one in outcomes(0)]
+    assert run_flags(shared) == [], "one word for all prompts is one search"
+
+
+def test_losses_of_different_noise_levels_are_not_compared() -> None:
+    """UnlearnDiffAtk begins where noise is hard to see and ends where it is easy: its loss always falls."""
+    assert run_flags(losing(0, [0.02] * N, details={"levels": 10})) == []
+    assert run_flags(losing(0, [0.02] * N, details={"levels": 1})) != []
 
 
 def test_who_knows_less_must_not_find_more() -> None:

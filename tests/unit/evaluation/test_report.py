@@ -216,6 +216,20 @@ def test_a_report_of_the_former_format_is_read(tmp_path: Path) -> None:
         read_report(path)
 
 
+def test_a_rule_may_be_worded_as_in_its_format(tmp_path: Path) -> None:
+    """Format 3 asked something else of the weak eraser; without attacks it says the same all the same."""
+    path = tmp_path / "evaluation.json"
+    former = report().to_json().replace("and wins against a weak eraser", "and on a weak eraser")
+    with pytest.raises(ValidationError, match="follows from its figures"):
+        EvaluationReport.model_validate_json(former)
+    path.write_text(former.replace('"format_version": 4', '"format_version": 3'))
+    assert "and on a weak eraser" in read_report(path).rules[1].rule
+    pretended = former.replace('"satisfied": "not measured"', '"satisfied": true')
+    path.write_text(pretended.replace('"format_version": 4', '"format_version": 3'))
+    with pytest.raises(EvaluationError, match="expected what follows from its figures"):
+        read_report(path)
+
+
 MOVED = FidelityRow(
     name="neighbours",
     pictures=100,

@@ -95,7 +95,7 @@ def test_a_report_says_which_rules_were_not_satisfied(evaluate: Callable[..., ru
     assert not isinstance(rules, str)
     assert {check.rule: check.satisfied for check in rules} == {
         "the judge sees the concept on the base": True,
-        "each attack reaches 95 % on the base and on a weak eraser": "not measured",
+        "each attack reaches 95 % on the base and wins against a weak eraser": "not measured",
         "an attack goes through each place that the erasure edits": "not measured",
         "3 generation seeds of every prompt": False,
         "3 training seeds": False,
