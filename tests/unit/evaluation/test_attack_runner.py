@@ -156,7 +156,7 @@ SEARCHES = AttackSettings(
 def test_the_weak_eraser_hides_plain_prompts_and_the_attack_must_search(
     tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
-    """Other seeds look otherwise, so they win; a search that stays at the seed finds hardly any: no measure."""
+    """Other seeds look otherwise, so they win; a search that stays at the seed finds hardly any."""
     known = Plain(tiny_pipe, tiny_artifact)
     section = evaluate_pipelines(
         known.subject,
