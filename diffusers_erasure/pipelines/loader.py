@@ -43,7 +43,7 @@ from .guard import (
     verify_all,
 )
 from .index import erased_class_name, hub_options, is_xl
-from .opening import Opened, open_source
+from .opening import Opened, open_source, public_name
 from .publishing import push_pipeline
 from .pulling import pull
 from .saving import save_pipeline, stock_index
@@ -328,6 +328,7 @@ class ErasureLoaderMixin(_PipelineBase):
             folder, options = pull(opened.base, opened.revision, kwargs, pickles=opened.kind != "baked")
             pipe: Self = super().from_pretrained(str(folder), **options)
         pipe.register_to_config(_name_or_path=opened.base)
+        session_of(pipe).base = public_name(opened.base)
         return pipe
 
 

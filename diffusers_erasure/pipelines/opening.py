@@ -10,7 +10,7 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.hub import is_repo_id
 from diffusers_erasure.artifacts.signature import TrustedKey
-from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, resolve_model
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, embedded_folder, resolve_model
 from diffusers_erasure.encoders.source import EncoderSource
 from diffusers_erasure.errors import ArtifactNotFoundError, SignatureError
 
@@ -81,6 +81,13 @@ def open_source(
     base, revision = _base_of(artifact), artifact.manifest.base.revision
     named = _class_name(base, revision, hub_options)
     return Opened("artifact", base, revision, artifact=artifact, class_name=named)
+
+
+def public_name(place: str) -> str:
+    """What may be told of a place that a pipeline was loaded from; empty for a folder of this machine."""
+    if place == str(embedded_folder()):
+        return EMBEDDED_MODEL_ID
+    return "" if Path(place).expanduser().is_dir() else place
 
 
 def _base_of(artifact: Artifact) -> str:

@@ -21,8 +21,11 @@ from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, Erasure
 from .baked import BAKED_KEY, BakedRecord
 from .guard import TEXT_ENCODERS, all_erasures, verify_all
 from .index import INDEX_FILE
+from .session import session_of
 
 PACKAGE = "diffusers_erasure"
+PLACE_KEY = "_name_or_path"
+"""Key of diffusers and transformers for what something was loaded from."""
 STALE_SECONDS = 3600
 """Age at which a draft beside the target is taken for that of a process that was killed."""
 
@@ -53,6 +56,8 @@ def save_pipeline(
     sweep(target.parent, glob.escape(target.name), older_than=STALE_SECONDS)
     with whole_folder(target) as draft:
         save_stock(draft)
+        for path in draft.glob("*/*config.json"):
+            _forget_place(path)
         erasures = () if record is None else tuple(erasure.applied() for erasure in record.erasures)
         _rewrite_encoders(pipe, draft, erasures, variant)
         if record is not None:
@@ -63,12 +68,21 @@ def stock_index(pipe: Any, text: str) -> str:
     """A pipeline's `model_index.json` under the class names of diffusers and transformers."""
     content = json.loads(text)
     content["_class_name"] = stock_class_name(pipe)
-    if Path(str(content.get("_name_or_path", ""))).is_absolute():
-        del content["_name_or_path"]  # a folder of this machine is nobody's business
+    content[PLACE_KEY] = session_of(pipe).base
+    if not content[PLACE_KEY]:
+        del content[PLACE_KEY]  # a folder of this machine is nobody's business
     for part, value in content.items():
         if isinstance(value, list) and value and str(value[0]).split(".")[0] == PACKAGE:
             content[part] = ["transformers", stock_class_name(getattr(pipe, part))]
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def _forget_place(path: Path) -> None:
+    """Take out of a component's configuration where it was loaded from, which is a path of this machine."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and PLACE_KEY in content:
+        del content[PLACE_KEY]
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:

@@ -20,6 +20,7 @@ class ErasureSession:
         allow_unverified: It was made with `allow_unverified=True`.
         unverified_calls: How often it drew while that was not verified.
         warned: It has warned that it has no erasure.
+        base: What it was loaded from, where that may be told: a Hub id, or "embedded"; empty for a folder.
         seals: Seal per component that came erased, to notice when the component is exchanged.
     """
 
@@ -28,6 +29,7 @@ class ErasureSession:
     allow_unverified: bool = False
     unverified_calls: int = 0
     warned: bool = False
+    base: str = ""
     seals: dict[str, ComponentSeal] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from diffusers_erasure.pipelines import (
     ErasureMissingWarning,
     load_base_pipeline,
 )
+from diffusers_erasure.pipelines.opening import public_name
 
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionPipeline]
@@ -232,3 +234,46 @@ def test_drafts_of_killed_saves_are_swept(erased: ErasedStableDiffusionPipeline,
             os.utime(tmp_path / name, (0, 0))
     erased.save_pretrained(tmp_path / "saved")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "saved"])
+
+
+@pytest.mark.parametrize("base", ["absolute", "relative/base", "~/relative/base"])
+def test_no_saved_file_tells_where_its_base_lay(
+    tiny_pipe_folder: Path,
+    unet_artifact: Path,
+    text_artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(tiny_pipe_folder, home / "relative" / "base")
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOME", str(home))
+    place = str(home / "relative" / "base") if base == "absolute" else base
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(place, erasure=[unet_artifact, text_artifact])
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained(tmp_path / "saved")
+    ErasedStableDiffusionPipeline.from_pipe(pipe).save_pretrained(tmp_path / "sibling")
+    reload(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    for folder in ("saved", "sibling", "again"):
+        files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        assert len(files) > 8
+        for path in files:
+            content = path.read_bytes()
+            told = [word for word in (b"relative/base", bytes(tmp_path), b"_name_or_path") if word in content]
+            assert not told, path
+
+
+def test_the_index_names_the_embedded_base(tmp_path: Path) -> None:
+    pipe = ErasedStableDiffusionPipeline.from_pretrained("embedded", erasure="embedded/church-uce")
+    ErasedStableDiffusionPipeline.from_pipe(pipe).save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "model_index.json").read_text())["_name_or_path"] == "embedded"
+
+
+def test_a_base_from_the_hub_may_be_told_and_a_folder_of_that_name_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert public_name("org/base") == "org/base"
+    (tmp_path / "org" / "base").mkdir(parents=True)
+    assert not public_name("org/base")
