@@ -31,7 +31,7 @@ from diffusers_erasure.errors import (
 )
 
 from .baked import verify_baked
-from .base import loading, on_components, stock_parent, stock_signature
+from .base import loading, on_components, stock_signature
 from .callbacks import watched_call, watched_pictures
 from .embeddings import EMBEDDING_ARGUMENTS, OWN, Origin
 from .guard import (
@@ -42,12 +42,13 @@ from .guard import (
     erased_in_text,
     verify_all,
 )
-from .index import erased_class_name, hub_options, is_xl
-from .opening import Opened, open_source, public_name
-from .publishing import push_pipeline
+from .index import hub_options
+from .opening import Opened, brings_erasure, check_family, open_source, public_name
+from .publishing import check_push, push_pipeline
 from .pulling import pull
 from .saving import save_pipeline, stock_index
 from .session import SESSION_NAME, session_of
+from .text_path import refuse_clip_skip
 
 ErasureSource = str | Path | Artifact
 
@@ -105,8 +106,8 @@ class ErasureLoaderMixin(_PipelineBase):
             hub_options=hub,
             trusted_key=trusted_key,
         )
-        _check_family(cls, opened)
-        if opened.kind == "base" and not extra and require_erasure and not _brings_erasure(kwargs):
+        check_family(cls, opened)
+        if opened.kind == "base" and not extra and require_erasure and not brings_erasure(kwargs):
             raise ErasureRequiredError(
                 f"{pretrained_model_name_or_path} is not erased, and no erasure was given; give one with "
                 "erasure='folder or Hub id of an artifact', name an artifact or a pipeline that was saved "
@@ -227,7 +228,7 @@ class ErasureLoaderMixin(_PipelineBase):
             for argument in EMBEDDING_ARGUMENTS:
                 self._refuse_foreign(given.get(argument), argument, in_text)
         if self.skips_erasure(given.get("clip_skip")) and not allow_clip_skip:
-            _refuse_clip_skip(in_text)
+            refuse_clip_skip(in_text)
         watched_call(self, call, check_embeddings=bool(in_text) and not allow_foreign_embeds)
         with watched_pictures(self):
             return super().__call__(*call.args[1:], **call.kwargs)
@@ -242,6 +243,7 @@ class ErasureLoaderMixin(_PipelineBase):
         *,
         overwrite: bool = False,
         allow_unverified: bool = False,
+        repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Save as a stock pipeline that is erased for everyone, completely or not at all.
@@ -251,17 +253,20 @@ class ErasureLoaderMixin(_PipelineBase):
             safe_serialization: Only True is possible.
             variant: As for the stock pipeline.
             max_shard_size: As for the stock pipeline; text encoders are one file always.
-            push_to_hub: Upload it as well; `kwargs` as for `push_to_hub`, `repo_id` is the folder's name by
-                default.
+            push_to_hub: Upload it as well.
             overwrite: Replace a pipeline that is already there.
             allow_unverified: Save although the erasure was changed; then the folder does not say that it is
                 erased.
-            kwargs: For `push_to_hub`.
+            repo_id: Where to upload: "organisation/name". Needed with `push_to_hub`: the folder's name does
+                not say whose it is.
+            kwargs: As for `push_to_hub`.
         """
         if not safe_serialization:
             raise ConfigError(
                 "safe_serialization=False would write pickles; only safetensors is written; leave it True"
             )
+        if push_to_hub:
+            check_push(self, repo_id, kwargs)
         stock_save: Callable[..., None] = super().save_pretrained
         save_pipeline(
             self,
@@ -272,20 +277,48 @@ class ErasureLoaderMixin(_PipelineBase):
             variant=variant,
         )
         if push_to_hub:
-            saving = {"variant": variant, "max_shard_size": max_shard_size}
-            self.push_to_hub(**{"repo_id": Path(save_directory).name, **saving, **kwargs})
+            self.push_to_hub(str(repo_id), variant=variant, max_shard_size=max_shard_size, **kwargs)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        **options: Any,
+    ) -> str:
         """Save, verify and push with a rendered card, in one commit; returns the commit's address.
 
         Only a verified pipeline is pushed; what arrives is a stock repository that is erased for everyone.
 
         Args:
             repo_id: "organisation/name"; made if it does not exist.
-            options: `variant`, `private`, `gated`, `revision`, `tag`, `commit_message`, `create_pr`, `token`,
-                ...: see `diffusers_erasure.artifacts.push_plan.PushOptions`.
+            commit_message: First line of the commit.
+            private: Whether a new repository is private.
+            token: Access token for the Hub.
+            create_pr: Open a pull request instead of committing to the branch.
+            safe_serialization: Only True is possible.
+            variant: As for saving.
+            subfolder: Only None is possible: diffusers loads pipelines from the root.
+            options: `gated`, `revision`, `tag`, ...: see `diffusers_erasure.artifacts.push_plan.PushOptions`;
+                `max_shard_size` as for saving.
         """
-        return push_pipeline(self, repo_id, **options)
+        return push_pipeline(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            create_pr=create_pr,
+            safe_serialization=safe_serialization,
+            variant=variant,
+            subfolder=subfolder,
+            **options,
+        )
 
     def to_json_string(self) -> str:
         """The pipeline's index under stock class names, so that every diffusers can load it."""
@@ -332,33 +365,10 @@ class ErasureLoaderMixin(_PipelineBase):
         return pipe
 
 
-def _check_family(cls: type, opened: Opened) -> None:
-    """Refuse a base of the other family, whose components the class does not know."""
-    stock = stock_parent(cls).__name__
-    if opened.class_name and is_xl(opened.class_name) != is_xl(stock):
-        raise ConfigError(
-            f"{opened.base} is a {opened.class_name}; {cls.__name__} expects what {stock} opens; use "
-            f"{erased_class_name(opened.class_name)}.from_pretrained"
-        )
-
-
 def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[ErasureSource]:
     if erasure is None:
         return []
     return [erasure] if isinstance(erasure, str | Path | Artifact) else list(erasure)
-
-
-def _brings_erasure(kwargs: dict[str, Any]) -> bool:
-    """Whether an erased text encoder or UNet was passed as a component."""
-    from diffusers_erasure.artifacts.record import record_of
-    from diffusers_erasure.encoders.seal import seal_of
-
-    parts = (kwargs.get(part) for part in apply.ERASABLE)
-    return any(
-        seal_of(part) is not None or record_of(part) is not None or getattr(part, "erasure", None) is not None
-        for part in parts
-        if isinstance(part, torch.nn.Module)
-    )
 
 
 def _verify_or_warn(pipe: Any, opened: Opened, *, allow_unverified: bool) -> None:
@@ -382,11 +392,3 @@ def _refuse_baked(pipe: Any, name: str | None, verb: str) -> None:
             f"the erasure {name or baked[0]!r} came with the weights and cannot be {verb}: its base is not "
             "here; load the base pipeline and the artifact instead"
         )
-
-
-def _refuse_clip_skip(erasures: tuple[AppliedErasure, ...]) -> None:
-    names = ", ".join(erasure.name for erasure in erasures)
-    raise ErasureBypassError(
-        f"clip_skip reads an earlier layer of the text encoder than the erasure of {names} was made for: it "
-        "may show the concept as it always did; leave clip_skip out, or pass allow_clip_skip=True"
-    )

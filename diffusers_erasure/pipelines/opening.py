@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from diffusers_erasure.artifacts.apply import ERASABLE
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.hub import is_repo_id
+from diffusers_erasure.artifacts.record import record_of
 from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, embedded_folder, resolve_model
+from diffusers_erasure.encoders.seal import seal_of
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactNotFoundError, SignatureError
+from diffusers_erasure.errors import ArtifactNotFoundError, ConfigError, SignatureError
 
 from .baked import BakedRecord, read_baked
-from .index import read_index
+from .base import stock_parent
+from .index import erased_class_name, is_xl, read_index
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,26 @@ def open_source(
     base, revision = _base_of(artifact), artifact.manifest.base.revision
     named = _class_name(base, revision, hub_options)
     return Opened("artifact", base, revision, artifact=artifact, class_name=named)
+
+
+def check_family(cls: type, opened: Opened) -> None:
+    """Refuse a base of the other family, whose components the class does not know."""
+    stock = stock_parent(cls).__name__
+    if opened.class_name and is_xl(opened.class_name) != is_xl(stock):
+        raise ConfigError(
+            f"{opened.base} is a {opened.class_name}; {cls.__name__} expects what {stock} opens; use "
+            f"{erased_class_name(opened.class_name)}.from_pretrained"
+        )
+
+
+def brings_erasure(components: Mapping[str, Any]) -> bool:
+    """Whether an erased text encoder or UNet was passed as a component."""
+    parts = (components.get(part) for part in ERASABLE)
+    return any(
+        seal_of(part) is not None or record_of(part) is not None or getattr(part, "erasure", None) is not None
+        for part in parts
+        if isinstance(part, torch.nn.Module)
+    )
 
 
 def public_name(place: str) -> str:

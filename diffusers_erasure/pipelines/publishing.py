@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from diffusers_erasure.artifacts.push_plan import (
 )
 from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes
 from diffusers_erasure.artifacts.upload import publish
+from diffusers_erasure.encoders.publishing import check_push as encoder_check
 from diffusers_erasure.encoders.source import EncoderSource
 from diffusers_erasure.errors import ConfigError, ErasureRequiredError, PublishError
 
@@ -41,25 +43,43 @@ def push_pipeline(pipe: Any, repo_id: str, **options: Any) -> str:
         pipe: One of our pipelines.
         repo_id: "organisation/name"; made if it does not exist.
         options: `variant` and `max_shard_size` as for saving; the rest see
-            `diffusers_erasure.artifacts.publishing.PushOptions`.
+            `diffusers_erasure.artifacts.push_plan.PushOptions`.
 
     Raises:
+        ConfigError: `repo_id` or an option is none.
         ErasureRequiredError: Nothing is erased in it.
         ErasureNotActiveError: It is not verified.
         PublishError: The Hub did not take it.
     """
     saving = {name: options.pop(name) for name in SAVING if name in options}
-    options.pop("safe_serialization", None)
-    chosen = PushOptions.of(options)
+    saving["safe_serialization"] = options.pop("safe_serialization", True)
+    chosen = check_push(pipe, repo_id, options)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "pipeline"
+        pipe.save_pretrained(folder, **saving)
+        return publish(plan_pipeline(folder, repo_id, chosen), chosen).url
+
+
+def check_push(pipe: Any, repo_id: str | None, options: Mapping[str, Any]) -> PushOptions:
+    """The options of a push, checked before anything is saved for it.
+
+    Args:
+        pipe: One of our pipelines.
+        repo_id: Where to push; None is refused.
+        options: Those of `PushOptions`.
+
+    Raises:
+        ConfigError: `repo_id` or an option is none.
+        ErasureRequiredError: Nothing is erased in it.
+    """
+    chosen = encoder_check(repo_id, options)
+    _refuse_subfolder(chosen)
     if not all_erasures(pipe):
         raise ErasureRequiredError(
             f"this {type(pipe).__name__} has no erasure, and only erased pipelines are pushed from here; "
             "expected one; load it with pipe.load_erasure(...), or push the base with its stock class"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "pipeline"
-        pipe.save_pretrained(folder, **saving)
-        return publish(plan_pipeline(folder, repo_id, chosen), chosen).url
+    return chosen
 
 
 def plan_pipeline(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
@@ -75,11 +95,7 @@ def plan_pipeline(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
         ArtifactError: It is not whole, or its weights are not those that were saved.
     """
     check_repo_id(repo_id)
-    if options.subfolder:
-        raise ConfigError(
-            f"subfolder={options.subfolder!r} for a pipeline, which diffusers loads from the root of a "
-            "repository only; expected none; push it to a repository of its own"
-        )
+    _refuse_subfolder(options)
     index = _index(folder)
     names = [INDEX_FILE, *_component_files(folder, index)]
     card = own_card(folder) or rendered_card("render_pipeline_card", dict(index.content), repo_id=repo_id)
@@ -89,6 +105,14 @@ def plan_pipeline(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
             parse_header(read_bytes(folder / name, origin=str(folder / name)), origin=str(folder / name))
     _open(folder, index.class_name, _variant(names))
     return plan
+
+
+def _refuse_subfolder(options: PushOptions) -> None:
+    if options.subfolder:
+        raise ConfigError(
+            f"subfolder={options.subfolder!r} for a pipeline, which diffusers loads from the root of a "
+            "repository only; expected none; push it to a repository of its own"
+        )
 
 
 def _index(folder: Path) -> PipelineIndex:

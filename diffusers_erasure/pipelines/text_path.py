@@ -18,7 +18,8 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
-from diffusers_erasure.errors import ConfigError, ErasureNotActiveError
+from diffusers_erasure.artifacts.apply import AppliedErasure
+from diffusers_erasure.errors import ConfigError, ErasureBypassError, ErasureNotActiveError
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,15 @@ def check_clip_skip(clip_skip: object, most: int) -> None:
         raise ConfigError(
             f"clip_skip={clip_skip!r}; expected 0 to {most}, the encoder's layers; give another"
         )
+
+
+def refuse_clip_skip(erasures: tuple[AppliedErasure, ...]) -> None:
+    """The error for `clip_skip` where the erasure lives in the text encoder."""
+    names = ", ".join(erasure.name for erasure in erasures)
+    raise ErasureBypassError(
+        f"clip_skip reads an earlier layer of the text encoder than the erasure of {names} was made for: it "
+        "may show the concept as it always did; leave clip_skip out, or pass allow_clip_skip=True"
+    )
 
 
 def encode_skipping(
