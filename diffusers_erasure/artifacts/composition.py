@@ -97,7 +97,7 @@ def canary_distance(component: str, module: nn.Module, artifact: Artifact, *, to
         return math.inf
     canary = artifact.manifest.canary
     span = artifact.span(component)
-    allowed = canary.tolerance * span + canaries.floor(wanted, next(module.parameters()).dtype)
+    allowed = canary.tolerance * span + canaries.floor(wanted, module)
     return canaries.distance(found, wanted) / allowed if allowed > 0 else math.inf
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.errors import ConfigError, ErasureStateError
 
 from .tensors import canonical_name
 
@@ -23,7 +23,11 @@ def edited_copy(module: nn.Module, replaced: Mapping[str, Tensor]) -> nn.Module:
         module: Text encoder or UNet; not changed.
         replaced: New weights by canonical name; each takes the dtype and device of the weight whose place it
             takes.
+
+    Raises:
+        ErasureStateError: diffusers has hooked layers of it: a copy would compute with the old weights.
     """
+    _check_not_hooked(module)
     memo: dict[int, object] = {}
     left = dict(replaced)
     for raw, parameter in module.named_parameters():
@@ -40,6 +44,18 @@ def edited_copy(module: nn.Module, replaced: Mapping[str, Tensor]) -> nn.Module:
     if record is not None:
         memo[id(record)] = record
     return copy.deepcopy(module, memo)
+
+
+def _check_not_hooked(module: nn.Module) -> None:
+    """Refuse hooks of diffusers, whose copies go on calling the layers that they were put on."""
+    for name, layer in module.named_modules():
+        hooks = getattr(vars(layer).get("_diffusers_hook"), "hooks", None)
+        if hooks:
+            raise ErasureStateError(
+                f"layer {name or 'itself'} of {type(module).__name__} is hooked by diffusers "
+                f"({', '.join(hooks)}); expected none, since a copy would compute with the weights of the "
+                "module that it was made from; load the pipeline anew, erase, and only then enable them"
+            )
 
 
 def _shared(parameter: nn.Parameter) -> nn.Parameter:

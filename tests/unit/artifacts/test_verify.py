@@ -13,9 +13,10 @@ import torch
 
 from diffusers_erasure.artifacts.apply import load_erasure, set_erasure_scale, unload_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.canary import floor
 from diffusers_erasure.artifacts.fingerprint import quick_fingerprint
 from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_erasure
-from diffusers_erasure.errors import ConfigError, ErasureNotActiveError
+from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, ErasureStateError
 from tests.unit.artifacts.conftest import make_artifact, text_edit
 
 VERIFIED, MODIFIED, ABSENT = ErasureState
@@ -196,3 +197,35 @@ def test_the_guard_is_cheap_at_the_size_of_stable_diffusion() -> None:
         assert guard.unchanged()
         times.append(time.perf_counter() - start)
     assert min(times) < 2e-3
+
+
+@pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_weights_kept_in_another_dtype_than_they_compute_in_are_verified(
+    tiny_pipe: Any, artifact: Artifact, draw: Callable[..., Any], storage: torch.dtype
+) -> None:
+    name = load_erasure(tiny_pipe, artifact)
+    tiny_pipe.unet.enable_layerwise_casting(storage_dtype=storage, compute_dtype=torch.float32)
+    assert guard_erasures(tiny_pipe).state is VERIFIED
+    draw(tiny_pipe, "dog")
+    report = verify_erasure(tiny_pipe)
+    assert report.state is VERIFIED
+    assert report.components["unet"].note == "in another dtype"
+    with pytest.raises(ErasureStateError, match=r"hooked by diffusers \(layerwise_casting\)"):
+        set_erasure_scale(tiny_pipe, name, 0.5)
+    key(tiny_pipe).data = (key(tiny_pipe).data.float() * 1.5).to(storage)
+    assert verify_erasure(tiny_pipe).state is MODIFIED
+
+
+@pytest.mark.parametrize(
+    ("storage", "share"),
+    [(torch.float8_e5m2, 1 / 4), (torch.float8_e4m3fn, 1 / 8), (torch.bfloat16, 1 / 32), (None, 1e-4)],
+)
+def test_the_canary_allows_for_rounding_alone(
+    tiny_pipe: Any, artifact: Artifact, storage: torch.dtype | None, share: float
+) -> None:
+    if storage is not None:
+        tiny_pipe.unet.enable_layerwise_casting(storage_dtype=storage, compute_dtype=torch.float32)
+        with pytest.raises(ErasureStateError, match="hooked by diffusers"):
+            load_erasure(tiny_pipe, artifact)
+    assert floor(torch.ones(4), tiny_pipe.unet) == pytest.approx(2 * share)
+    assert floor(torch.ones(4), tiny_pipe.text_encoder) == pytest.approx(2e-4)
