@@ -1,5 +1,6 @@
 """Whether an edit fits a component: names, widths, and the settings that change what the weights compute."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from diffusers_erasure.errors import BaseModelMismatchError
 from .edits import Edit, RightFactorEdit
 from .tensors import TOKEN_TABLE, fused_projections
 
-# Fields of a configuration that change what a network computes, beside its weights.
+# Fields of a configuration that change what a network computes, beside its weights: those that are compared
+# whatever they are.
 BEHAVIOUR = (
     "hidden_act",
     "layer_norm_eps",
@@ -47,24 +49,41 @@ BEHAVIOUR = (
 )
 
 
+# Fields of a UNet's configuration that change nothing of what it computes from given inputs.
+NEUTRAL = ("sample_size",)
+ADAPTED = ("encoder_hid_dim_type", "ip_image_proj")
+"""What an IP-Adapter writes into the configuration of the UNet that it is put on."""
+AT_DEFAULT = "the default"
+
+
 def behaviour(module: nn.Module) -> dict[str, Any]:
-    """The fields of `BEHAVIOUR` that a module's configuration has, as JSON values."""
+    """The fields of a module's configuration that decide what its weights compute, as JSON values.
+
+    Those of `BEHAVIOUR` always; of a model of diffusers also each further one that is not as its class has
+    it by default, so that fields which another version adds, at their defaults, make no difference.
+    """
     config: Any = getattr(module, "config", None)
-    known = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
-    return {field: _plain(known[field]) for field in dict.fromkeys(BEHAVIOUR) if field in known}
+    if hasattr(config, "to_dict"):
+        known, further = config.to_dict(), dict[str, Any]()
+    else:
+        known, further = dict(config or {}), _changed_fields(module, dict(config or {}))
+    return {field: _plain(known[field]) for field in dict.fromkeys(BEHAVIOUR) if field in known} | further
 
 
 def check_behaviour(component: str, module: nn.Module, stated: Mapping[str, Any], *, origin: str) -> None:
     """Refuse an exact base whose configuration makes it compute something else.
 
-    The size of the vocabulary may differ: textual inversion adds to it.
+    The size of the vocabulary may differ: textual inversion adds to it. Another field of `BEHAVIOUR` that one
+    side lacks is one that its version of the library does not know.
     """
     found = behaviour(module)
-    for field, expected in stated.items():
-        if field in found and field != "vocab_size" and found[field] != _plain(expected):
+    for field in dict.fromkeys((*stated, *found)):
+        if field == "vocab_size" or (field in BEHAVIOUR and not (field in stated and field in found)):
+            continue
+        ours, expected = (_plain(side.get(field, AT_DEFAULT)) for side in (found, stated))
+        if ours != expected:
             raise BaseModelMismatchError(
-                f"the pipeline's {component} has {field} = {found[field]!r} in its config, but {origin} was "
-                "made on "
+                f"the pipeline's {component} has {field} = {ours!r} in its config, but {origin} was made on "
                 f"{field} = {expected!r} and the same weights; its config.json was changed; download the "
                 "base again"
             )
@@ -118,6 +137,19 @@ def _check_shape(component: str, name: str, edit: Edit, weight: Tensor, origin: 
             "of shape "
             f"{wanted}; the base has another width; load the artifact into the base model that it names"
         )
+
+
+def _changed_fields(module: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields beyond `BEHAVIOUR` that the module's class knows and that are not at its defaults."""
+    defaults = inspect.signature(type(module).__init__).parameters
+    return {
+        field: _plain(value)
+        for field, value in sorted(config.items())
+        if field in defaults
+        and field not in (*BEHAVIOUR, *NEUTRAL)
+        and (field, value) != ADAPTED
+        and _plain(value) != _plain(defaults[field].default)
+    }
 
 
 def _plain(value: Any) -> Any:
