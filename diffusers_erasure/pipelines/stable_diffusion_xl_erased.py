@@ -53,8 +53,7 @@ class ErasedXLTextPath(ErasureLoaderMixin):
             pooled_prompt_embeds: Pooled states that go with them.
             negative_pooled_prompt_embeds: Pooled states that go with the negative ones.
             lora_scale: Strength of a LoRA on the text encoders.
-            clip_skip: Layers to leave out besides the last, which SDXL always leaves out. Where an erasure
-                lives in a text encoder, the states that it gives do not count as this pipeline's own.
+            clip_skip: Layers to leave out besides the last; such states of an erased encoder are not own.
 
         Returns:
             Prompt states and negative states, each `(batch * num_images_per_prompt, tokens, width of both
