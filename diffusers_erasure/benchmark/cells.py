@@ -32,6 +32,7 @@ LUCK_PICTURES = 11
 LARGEST_BATCH = 34
 TRAIN, EVALUATE = "train", "evaluate"
 SETTINGS = "benchmark-settings.json"
+_FAILED_PROMPTS = re.compile(r'"marks":\s*"[01]*F')
 _EVALUATIONS = re.compile(r"^\s*UNet evaluations\s+(\d+)\s*$", flags=re.MULTILINE)
 
 
@@ -51,8 +52,12 @@ class Step:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.done.is_file()
+        """Whether nothing is left to do; failed prompts of an attack are left to be tried again."""
+        if not self.done.is_file():
+            return False
+        if self.name in (TRAIN, EVALUATE):
+            return True
+        return not _FAILED_PROMPTS.search(self.done.read_text(encoding="utf-8", errors="replace"))
 
 
 @dataclass(frozen=True)

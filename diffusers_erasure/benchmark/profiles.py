@@ -38,7 +38,7 @@ ABLATED = ("dog",)
 """What the parts of a method are tried on: the object on which ESD leaves the most to be brought back."""
 FOUR = (*OBJECTS, "ink", "weapons")
 CONCEPTS = (*FOUR, "santa claus")
-"""Two objects, a style, a theme of five concepts, and an identity."""
+"""Two objects, a style, a theme of nine concepts, and an identity."""
 LUCK = ("random_tokens", "seed_search")
 TYPED = ("unlearndiffatk", "p4d", "ring_a_bell")
 """Attacks whose prompts can be typed."""
