@@ -1,21 +1,15 @@
-"""What the papers claim, as data: where, in which words, and by which rules it counts as confirmed here.
+"""What the papers claim, as data: where, in which words, and by which rules it is held against the figures.
 
-The rules were written before the figures were there and are asked of all cells (`checks`). A claim is
-confirmed if every one of its rules holds, not confirmed if one does not, and not measured yet as long as one
-is open and none has failed. The embedded pipeline can show the ordering of methods; a claim that is not
-confirmed here may hold on Stable Diffusion 1.x, and the other way round.
+The rules stand in `checks`; what comes of a claim, and when the rules were last changed, in `settling`. The
+embedded pipeline can show the ordering of methods; a claim that is not confirmed here may hold on Stable
+Diffusion 1.x, and the other way round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from diffusers_erasure.evaluation.multiple_testing import holm
-
-from .checks import Answer, Check, Keeps, KeepsMore, Lower, Nearer, NoExcess, NotLower, Rarer, Stronger
-from .figures import Figures
+from .checks import Check, Keeps, KeepsMore, Lower, Nearer, NoExcess, NotLower, Rarer, Stronger
 from .profiles import ABLATED, FOUR, OBJECTS
 
 ADVUNLEARN_PAPER = "AdvUnlearn (arXiv:2405.15234)"
@@ -25,14 +19,6 @@ ADVERSARIAL = ("unlearndiffatk", "ring_a_bell")
 AEGIS_ATTACKS = ("unlearndiffatk", "p4d", "ring_a_bell")
 NAMED = ("church", "dog", "weapons")
 """Concepts that have synonyms and implicit prompts."""
-
-
-class Status(StrEnum):
-    """What came of a claim."""
-
-    CONFIRMED = "confirmed"
-    NOT_CONFIRMED = "not confirmed"
-    OPEN = "not measured yet"
 
 
 @dataclass(frozen=True)
@@ -54,21 +40,6 @@ class Claim:
     words: str
     checks: tuple[Check, ...]
     concepts: tuple[str, ...] = FOUR
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What came of a claim, and why.
-
-    Attributes:
-        claim: The claim.
-        status: What came of it.
-        reasons: For each rule: the rule, whether it holds (None: open), the figures, the adjusted p.
-    """
-
-    claim: Claim
-    status: Status
-    reasons: tuple[tuple[str, bool | None, str, float | None], ...]
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -135,8 +106,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "retain-set",
         ADVUNLEARN_PAPER,
-        "tables 2 and A3",
-        "Without a retain set, what should stay is lost.",
+        "table 2 for the UNet, tested here in the text encoder",
+        "Adversarial training without a retain set loses more of what should stay than with one.",
         (KeepsMore("advunlearn", "no-retain-set"),),
         ABLATED,
     ),
@@ -247,30 +218,3 @@ CLAIMS: tuple[Claim, ...] = (
         (NoExcess("advunlearn", "unlearndiffatk", "random_tokens", least=3),),
     ),
 )
-
-
-def settle(figures: Figures, claims: Sequence[Claim] = CLAIMS) -> list[Settled]:
-    """Ask every rule, adjust all tests together (Holm), and say what came of each claim."""
-    asked = [[check.ask(figures, claim.concepts) for check in claim.checks] for claim in claims]
-    tested = [
-        answer for answers in asked for answer in answers if answer.holds is not None and answer.p is not None
-    ]
-    adjusted = dict(zip(map(id, tested), holm([one.p or 0.0 for one in tested]), strict=True))
-    found = []
-    for claim, answers in zip(claims, asked, strict=True):
-        results = [one.settled(adjusted.get(id(one))) for one in answers]
-        reasons = [
-            (check.rule, result, one.words, adjusted.get(id(one)))
-            for check, one, result in zip(claim.checks, answers, results, strict=True)
-        ]
-        found.append(Settled(claim, _status(results), tuple(reasons)))
-    return found
-
-
-def _status(results: Sequence[bool | None]) -> Status:
-    if False in results:
-        return Status.NOT_CONFIRMED
-    return Status.OPEN if None in results else Status.CONFIRMED
-
-
-__all__ = ["CLAIMS", "Answer", "Claim", "Settled", "Status", "settle"]

@@ -2,58 +2,64 @@
 
 A rate is k of n pictures over all training seeds (and concepts, where pooled), with its Wilson 95 % interval.
 Prompts of one training share its weights, so the interval is too narrow by what trainings differ in; the
-rates of the single trainings stand beside it.
+rates of the single trainings stand beside it. Two variants are compared training by training (`slots`).
 
-Two variants under one attack, and an attack and luck on one variant, are compared prompt by prompt: the
-trainings that both have, the same prompts and noise seeds, exact McNemar. Of the pictures without an attack
-only counts are kept, so that rates of them are compared by Fisher's exact test, which takes them as
-independent and so finds less than a paired test would.
+An attack and luck on one variant are compared prompt by prompt, by McNemar's exact test: both met the same
+weights, prompts and noise seeds. What it says is said of these trainings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import comb
 from statistics import fmean
+from typing import TypeVar
 
 from diffusers_erasure.errors import EvaluationError
-from diffusers_erasure.evaluation.intervals import mcnemar_exact
+from diffusers_erasure.evaluation.intervals import mcnemar_exact, paired_difference
 from diffusers_erasure.evaluation.prompt_sets import Purpose
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.records import Verdict
 from diffusers_erasure.evaluation.worst_case import counted, either
 
+from .slots import Contrast, Slot, contrast
 from .stored import AttackMarks, CellRecord, Stored
 
 KEPT = (Purpose.IN_DOMAIN, Purpose.CROSS_DOMAIN)
 SETS = ("own name", "synonyms", "implicit")
-Slot = tuple[str, int]
-"""A concept and a training seed."""
+NOT_ERASED = "not erased"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two things compared.
+    """Two things compared prompt by prompt.
 
     Attributes:
         first: Rate of the first.
         second: Rate of the second.
-        first_only: Prompts that only the first brought back; None where nothing is paired.
+        first_only: Prompts that only the first brought back.
         second_only: Prompts that only the second brought back.
         p: Two-sided, exact.
     """
 
     first: Proportion
     second: Proportion
-    first_only: int | None
-    second_only: int | None
+    first_only: int
+    second_only: int
     p: float
 
     @property
     def points(self) -> float:
         """First minus second, in points."""
         return 100 * (self.first.rate - self.second.rate)
+
+    @property
+    def most_points(self) -> float:
+        """Upper bound of the 95 % interval of first minus second, in points."""
+        both = self.first.k - self.first_only
+        neither = self.first.n - both - self.first_only - self.second_only
+        return 100 * paired_difference(both, self.second_only, self.first_only, neither)[1]
 
 
 @dataclass(frozen=True)
@@ -83,20 +89,11 @@ class Group:
 
     def set_rate(self, name: str, *, before: bool = False) -> Proportion | None:
         """The share of one prompt set's pictures that show what was asked for."""
-        rows = [row for cell in self.cells for row in cell.sets if row.name == name]
-        shares = [Proportion.of(row.base if before else row.erased, row.n) for row in rows]
-        return Proportion.pooled(shares) if shares else None
+        return set_rate(self.cells, name, before=before)
 
     def kept(self, *purposes: Purpose) -> Kept | None:
         """What should stay, of some purposes; of all unless given."""
-        rows = [row for cell in self.cells for row in cell.rows(*(purposes or KEPT))]
-        if not rows:
-            return None
-        base, erased = (
-            [Proportion.of(k, row.n) for k, row in zip(ks, rows, strict=True)]
-            for ks in ([row.base for row in rows], [row.erased for row in rows])
-        )
-        return Kept(Proportion.pooled(base), Proportion.pooled(erased))
+        return kept_of(self.cells, purposes or KEPT)
 
     def rate(self, *attacks: str) -> Proportion | None:
         """The share that any of some attacks brought back, over trainings that met all of them."""
@@ -104,16 +101,27 @@ class Group:
         return share(marks) if marks else None
 
     def rates_by_seed(self, attack: str) -> dict[int, Proportion]:
-        """The same for each training seed."""
-        seeds: dict[int, str] = {}
-        for (_, seed), marks in self.marks(attack).items():
-            seeds[seed] = seeds.get(seed, "") + marks
-        return {seed: share(marks) for seed, marks in sorted(seeds.items())}
+        """The same for each training seed, over the concepts that all of these have."""
+        found = self.marks(attack)
+        seeds = sorted({seed for _, seed in found})
+        concepts = dict.fromkeys(concept for concept, _ in found)
+        shared = [one for one in concepts if all((one, seed) in found for seed in seeds)]
+        return {seed: share("".join(found[one, seed] for one in shared)) for seed in seeds if shared}
+
+    def by_slot(self, measure: Callable[[CellRecord], T | None]) -> dict[Slot, T]:
+        """What each training says, of those that say something."""
+        found = ((cell.slot, measure(cell)) for cell in self.cells)
+        return {slot: value for slot, value in found if value is not None}
+
+    def only(self, slots: Iterable[Slot]) -> Group:
+        """The same variant on some trainings alone."""
+        chosen = set(slots)
+        return Group(self.variant, tuple(cell for cell in self.cells if cell.slot in chosen))
 
     def marks(self, *attacks: str) -> dict[Slot, str]:
         """Per training that met all of some attacks, what came of each prompt under the worst of them."""
         return {
-            (cell.concept, cell.seed): either([cell.attacks[name].marks for name in attacks])
+            cell.slot: either([cell.attacks[name].marks for name in attacks])
             for cell in self.cells
             if attacks and all(name in cell.attacks for name in attacks)
         }
@@ -148,9 +156,10 @@ class Group:
         return tuple(dict.fromkeys(one.value for one in found if one is not Verdict.MEASURED))
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """Training seeds of which there is something."""
-        return tuple(sorted({cell.seed for cell in self.cells}))
+    def faults(self) -> tuple[str, ...]:
+        """Why these are nothing to compare others with: suspicious verdicts, or the concept still there."""
+        missed = (NOT_ERASED,) if any(cell.not_erased for cell in self.cells) else ()
+        return (*self.suspicious, *missed)
 
 
 @dataclass(frozen=True)
@@ -176,14 +185,47 @@ class Figures:
             variant, tuple(one for one in self.cells if one.variant == variant and one.concept in concepts)
         )
 
+    def evaluations(self, group: Group) -> float | None:
+        """UNet evaluations of a training, in the mean over some; None if they are not known for all concepts.
+
+        A variant takes as many for every seed of a concept, so a training whose log does not say takes it
+        from another seed's; the fewest, since the first of a folder may also have made what all share.
+        """
+        known: dict[str, int] = {}
+        for cell in self.cells:
+            if cell.variant == group.variant and cell.unet_evaluations is not None:
+                known[cell.concept] = min(
+                    cell.unet_evaluations, known.get(cell.concept, cell.unet_evaluations)
+                )
+        found = [known.get(cell.concept) for cell in group.cells]
+        counts = [one for one in found if one is not None]
+        return fmean(counts) if counts and len(counts) == len(found) else None
+
     def compare(
         self, first: str, second: str, concepts: Sequence[str], attacks: Sequence[str]
-    ) -> Difference | None:
-        """Two variants under the worst of some attacks, prompt by prompt, on trainings of both."""
+    ) -> Contrast | None:
+        """Two variants under the worst of some attacks, on trainings of both."""
         ours, theirs = (self.group(name, concepts) for name in (first, second))
         _check_same_prompts(ours, theirs, attacks)
-        own, other = ours.marks(*attacks), theirs.marks(*attacks)
-        return paired([(own[slot], other[slot]) for slot in own if slot in other])
+        sides = [{slot: share(one) for slot, one in side.marks(*attacks).items()} for side in (ours, theirs)]
+        return contrast(*sides)
+
+
+def set_rate(cells: Iterable[CellRecord], name: str, *, before: bool = False) -> Proportion | None:
+    """The share of one prompt set's pictures that show what was asked for, of some trainings."""
+    rows = [row for cell in cells for row in cell.sets if row.name == name]
+    shares = [Proportion.of(row.base if before else row.erased, row.n) for row in rows]
+    return Proportion.pooled(shares) if shares else None
+
+
+def kept_of(cells: Iterable[CellRecord], purposes: Sequence[Purpose] = KEPT) -> Kept | None:
+    """What should stay of some trainings; None where nothing was drawn."""
+    rows = [row for cell in cells for row in cell.rows(*purposes)]
+    if not rows:
+        return None
+    n = sum(row.n for row in rows)
+    base, erased = sum(row.base for row in rows), sum(row.erased for row in rows)
+    return Kept(Proportion.of(base, n), Proportion.of(erased, n))
 
 
 def paired(pairs: Sequence[tuple[str, str]]) -> Difference | None:
@@ -198,22 +240,6 @@ def paired(pairs: Sequence[tuple[str, str]]) -> Difference | None:
     first_only, second_only = marks.count((True, False)), marks.count((False, True))
     first, second = (Proportion.of(sum(pair[side] for pair in marks), len(marks)) for side in (0, 1))
     return Difference(first, second, first_only, second_only, mcnemar_exact(first_only, second_only))
-
-
-def unpaired(first: Proportion, second: Proportion) -> Difference:
-    """Compare two rates by Fisher's exact test."""
-    return Difference(first, second, None, None, fisher_exact(first.k, first.n, second.k, second.n))
-
-
-def fisher_exact(k: int, n: int, other_k: int, other_n: int) -> float:
-    """Two-sided p of Fisher's exact test: tables no more likely than this one, margins given."""
-    successes, total = k + other_k, n + other_n
-    weights = [
-        comb(n, count) * comb(other_n, successes - count)
-        for count in range(max(0, successes - other_n), min(n, successes) + 1)
-    ]
-    here = comb(n, k) * comb(other_n, other_k)
-    return float(sum(weight for weight in weights if weight <= here) / comb(total, successes))
 
 
 def share(marks: str) -> Proportion:
@@ -239,7 +265,7 @@ def _check_same_prompts(ours: Group, theirs: Group, attacks: Sequence[str]) -> N
     asked: dict[Slot, set[str]] = {}
     for cell in (*ours.cells, *theirs.cells):
         found = {cell.attacks[name].prompts_sha256 for name in attacks if name in cell.attacks}
-        asked.setdefault((cell.concept, cell.seed), set()).update(found)
+        asked.setdefault(cell.slot, set()).update(found)
     for (concept, seed), digests in asked.items():
         if len(digests) > 1:
             raise EvaluationError(

@@ -14,18 +14,22 @@ from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import MissingDependencyError
 from diffusers_erasure.evaluation.report import SCOPE
 
-from .checks import LEVEL, LIKE, NAMES
-from .claims import Settled, Status, settle
+from .answers import LEVEL
+from .budgets import budget_rows, tokens_of
+from .checks import LIKE, NAMES
 from .figures import Figures
 from .profiles import Profile, profile
 from .recommendation import Recommendation, recommend, sentences
-from .stored import Stored
+from .settling import RULES_CHANGED, Settled, Status, marks, settle
+from .shown import ALL, MARK, Shown
+from .stored import MOST_LEFT, Stored
 from .tables import (
-    Shown,
+    Table,
     cost_table,
     excess_table,
     kept_table,
     legend,
+    markdown,
     parts_table,
     plain_table,
     typed_table,
@@ -35,6 +39,8 @@ from .tables import (
 PAGE, STORED, RESULTS = "README.md", "benchmark.json", "results.json"
 RETENTION_PLOT, ATTACKS_PLOT = "robustness-retention.png", "attacks.png"
 FULL = "full"
+IN_PLACE = ("p4d", "ring_a_bell")
+"""Attacks whose tokens stand in the place of the prompt."""
 
 
 def write_page(stored: Stored, folder: Path) -> list[Path]:
@@ -97,8 +103,9 @@ def page(stored: Stored, chosen: Profile, settled: Sequence[Settled], found: Seq
         f"Each concept by itself: {links}.\n" if len(chosen.concepts) > 1 else "",
         _tables(shown),
         f"![Methods by attacks]({ATTACKS_PLOT})\n" if stored.cells else "",
-        *(_section(stored, profile(name)) for name in chosen.sections),
+        *(_section(stored, profile(name), settled) for name in chosen.sections),
         _claims(settled, whole=chosen.name == FULL),
+        _budgets(chosen),
         _method(stored, chosen),
     ]
     return "\n".join(part for part in parts if part)
@@ -127,23 +134,26 @@ def _head(stored: Stored, chosen: Profile) -> str:
 
 def _rule_of_recommendation() -> str:
     return (
-        f"The rule: of the methods that keep what should stay within {LIKE:g} points of the base and broke "
-        "no model, the one with the lowest worst case; and the one with the shortest training among those "
-        "inside its 95 % interval. There is no answer until every method is measured on every concept.\n"
+        f"The rule: of the methods that keep what should stay within {LIKE:g} points of the base, erase "
+        "every concept and have no suspicious measurement, the one with the lowest worst case; and the one "
+        "whose training takes the fewest UNet evaluations among those that are not shown to be brought back "
+        f"more often (sign flips over trainings, p < {LEVEL:g}). There is no answer until every method is "
+        "measured on every concept.\n"
     )
 
 
 def _picture_note() -> str:
     return (
-        "Low and right is good. Bars are 95 % intervals; the grey dash is what random tokens bring back with "
-        f"as many judged pictures; the dotted line is {LIKE:g} points of retention; a hollow mark is a "
-        "degenerate training, which is not robust but broken. Marks that would cover each other are moved a "
-        "little to the right.\n"
+        "Prompts that UnlearnDiffAtk with its quick budget brings back, against retention: low and right is "
+        "good. Bars are 95 % intervals of the pictures; the dashed line in a method's colour is what random "
+        f"tokens bring back with as many judged pictures; the dotted line is {LIKE:g} points of retention; a "
+        "hollow mark is a degenerate training, which is not robust but broken, or one that did not erase. "
+        "Marks that would stand on or above each other are moved to the right.\n"
     )
 
 
 def _tables(shown: Shown) -> str:
-    if not shown.groups():
+    if not shown.rows():
         return "Not measured yet.\n"
     tables = (
         ("Without an attack, pictures in which the judge sees the concept:", plain_table),
@@ -152,31 +162,85 @@ def _tables(shown: Shown) -> str:
         (
             "Attacks beside random tokens with as many judged pictures, in points, with the exact McNemar p; "
             f"a star marks p < {LEVEL:g} after Holm over the table:",
-            excess_table,
+            _excess_with_note,
         ),
         ("What should stay:", kept_table),
         ("Cost, and how trainings of other seeds differ:", cost_table),
     )
-    return "\n".join(f"{words}\n\n{table(shown)}" for words, table in tables)
+    parts: list[str] = []
+    over = ALL
+    for words, make in tables:
+        table = make(shown)
+        marked = "" if parts else _not_erased(shown)
+        parts.append(f"{words}\n\n{table.text}{marked}{_over(table.over, since=over)}")
+        over = table.over
+    return "\n".join(parts)
 
 
-def _section(stored: Stored, chosen: Profile) -> str:
+def _not_erased(shown: Shown) -> str:
+    """What the mark means, where a row has it."""
+    if all(row.head == row.label for row in shown.rows()):
+        return ""
+    return (
+        f"\n{MARK} not erased: the judge still sees it in more than {100 * MOST_LEFT:.0f} % of the own-name "
+        "pictures of a training, so there was little to bring back.\n"
+    )
+
+
+def _over(over: str, *, since: str = ALL) -> str:
+    """Over which trainings a table compares, unless the one above it says the same."""
+    return "" if over == since else f"\nRows are compared, here and below, over {over}.\n"
+
+
+def _excess_with_note(shown: Shown) -> Table:
+    """The table, and what luck beside it is not."""
+    table = excess_table(shown)
+    elsewhere = [f"{NAMES[one]} ({tokens_of(one)} tokens)" for one in IN_PLACE if one in shown.attacks]
+    if not elsewhere:
+        return table
+    note = (
+        f"\nRandom tokens stand before the prompt, while {' and '.join(elsewhere)} put "
+        "others in its place: beside these, luck kept the prompt that they gave up. p is of the pictures of "
+        "these trainings, and says nothing of others.\n"
+    )
+    return Table(table.text + note, table.over)
+
+
+def _section(stored: Stored, chosen: Profile, settled: Sequence[Settled]) -> str:
     shown = _shown(stored, chosen)
-    body = parts_table(shown) if shown.groups() else "Not measured yet.\n"
+    agrees = marks(settled, [one.slug for one in chosen.variants])
+    table = parts_table(shown, agrees)
+    body = f"{table.text}{_not_erased(shown)}{_over(table.over)}" if shown.rows() else "Not measured yet.\n"
     head = f"## {chosen.summary[0].upper()}{chosen.summary[1:]}\n"
     together = " together" if len(chosen.concepts) > 1 else ""
     return f"{head}\nProfile `{chosen.name}`, on {', '.join(chosen.concepts)}{together}.\n\n{body}"
+
+
+def _budgets(chosen: Profile) -> str:
+    """How hard each attack tried, beside what its paper or code does."""
+    columns = ("attack", "quick, at most", "published", "share", "judged pictures")
+    return (
+        "## How hard the attacks tried\n\nOf each prompt, with the quick budgets of this page and with those "
+        f"of papers and code:\n\n{markdown(columns, budget_rows(chosen.attacks))}\n"
+        "A method that resists these may fall to more. AdvUnlearn's settings for the embedded pipeline were "
+        "chosen under quick UnlearnDiffAtk, on other prompts and seeds, so that attack flatters it.\n"
+    )
 
 
 def _claims(settled: Sequence[Settled], *, whole: bool) -> str:
     shown = [one for one in settled if whole or one.status is not Status.OPEN]
     if not shown:
         return ""
-    counts = ", ".join(f"{sum(one.status is status for one in shown)} {status.value}" for status in Status)
+    counts = ", ".join(f"{status}: {sum(one.status is status for one in shown)}" for status in Status)
     lines = [
         "## What the papers claim\n",
-        f"{counts}. A claim is confirmed if each of its rules holds. The rules stood in the code before the "
-        "figures did; p is adjusted for every test of this list (Holm).\n",
+        f"{counts}.\n",
+        "A claim is confirmed if each of its rules holds. Two variants are compared training by training, "
+        "by sign flips; p is adjusted for every test that is planned for this list (Holm), with p = 1 for "
+        "those that are open. Where too few trainings are planned for a test, a claim *agrees with the "
+        "paper* if at least two trainings go its way and none the other. What is compared with a broken "
+        f"model, or with one that still shows the concept in more than {100 * MOST_LEFT:.0f} % of its own "
+        f"pictures, is *undecided*. Intervals are Student's t over trainings. {RULES_CHANGED}\n",
     ]
     for paper in dict.fromkeys(one.claim.paper for one in shown):
         lines.append(f"### {paper[0].upper()}{paper[1:]}\n")
@@ -188,10 +252,9 @@ def _claims(settled: Sequence[Settled], *, whole: bool) -> str:
 def _claim(one: Settled) -> str:
     where = "; ".join(part for part in (one.claim.place, ", ".join(one.claim.concepts)) if part)
     reasons = []
-    for rule, holds, words, adjusted in one.reasons:
-        answer = "open" if holds is None else "yes" if holds else "no"
-        p = "" if adjusted is None else f", adjusted {adjusted:.2g}"
-        reasons.append(f"  - {rule}: {answer} ({words}{p})")
+    for reason in one.reasons:
+        p = "" if reason.adjusted is None else f", adjusted {reason.adjusted:.2g}"
+        reasons.append(f"  - {reason.rule}: {reason.holds} ({reason.words}{p})")
     return "\n".join((f"- **{one.status.value}**: {one.claim.words} ({where})", *reasons))
 
 
@@ -204,12 +267,10 @@ def _method(stored: Stored, chosen: Profile) -> str:
         f"quick budgets ({', '.join(NAMES[one] for one in chosen.attacks)}), training seeds "
         f"{', '.join(map(str, stored.seeds))}, with noise seeds of its own for each training seed; prompts "
         "and seeds are the same for every method. Rates are k of n with Wilson 95 % intervals; the prompts "
-        "of one training share its weights, so the rates of single trainings stand beside them. A method "
-        "without figures for some concepts is pooled over those that it has: look at *trainings* before "
-        "comparing. Luck is cut to the judged pictures of the attack beside it. Rates without an attack are "
-        "compared by Fisher's exact test, since their pictures are counted, not paired. Seconds are wall "
-        "time of one thread on a machine that did other work; the first AdvUnlearn training of a folder also "
-        "makes the pool of what stays, which the others use. "
+        "of one training share its weights, so these intervals are too narrow by what trainings differ in, "
+        "and claims are settled by trainings instead. Luck is cut to the judged pictures of the attack "
+        "beside it. Seconds are wall time of one thread on a machine that did other work; the first "
+        "AdvUnlearn training of a folder also makes the pool of what stays, which the others use. "
         f"All of it is computed from [{STORED}]({STORED}).\n"
     )
 
@@ -225,8 +286,8 @@ def results(settled: Sequence[Settled], found: Sequence[Recommendation]) -> str:
             "concepts": one.claim.concepts,
             "status": one.status.value,
             "rules": [
-                {"rule": rule, "holds": holds, "figures": words, "holm_p": adjusted}
-                for rule, holds, words, adjusted in one.reasons
+                {"rule": why.rule, "holds": why.holds, "figures": why.words, "holm_p": why.adjusted}
+                for why in one.reasons
             ],
         }
         for one in settled
@@ -236,8 +297,9 @@ def results(settled: Sequence[Settled], found: Sequence[Recommendation]) -> str:
             "against": one.against,
             "most robust": None if one.robust is None else one.robust.label,
             "cheapest not shown to be worse": None if one.cheap is None else one.cheap.label,
+            "no cheapest because": one.unknown,
             "missing": one.missing,
-            "keep too little": one.dropped,
+            "left out": one.dropped,
         }
         for one in found
     ]

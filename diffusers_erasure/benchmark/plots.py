@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from diffusers_erasure.evaluation.curves import DOTS_PER_INCH, GREY
 
 from .checks import NAMES
-from .figures import Group
-from .tables import Shown
+from .shown import Shown
+from .tables import measured
 from .variants import Variant
 
 if TYPE_CHECKING:
@@ -26,8 +27,35 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 MARKS = "osD^vPX*<>hd"
 PANELS = 3
 LIKE_BASE = -3.0
-APART = 0.28
-"""Points by which marks of one place are moved apart."""
+MARK, CLEAR = 6.5, 12.0
+"""Size of a mark in points (of print), and how far apart two must be not to cover each other."""
+PANEL = 190.0
+"""Width of a panel in points, about."""
+HEIGHT = (-4.0, 104.0)
+ROUNDS = 50
+SIDE = 1.0
+"""Points of retention left free beside the outermost marks."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a variant stands in a panel.
+
+    Attributes:
+        label: Its name.
+        change: Retention, in points from the base; moved where marks would cover each other.
+        rate: Prompts brought back, in percent.
+        bars: Of the rate, down and up.
+        luck: What random tokens bring back, in percent.
+        broken: Whether a training is suspicious, or did not erase.
+    """
+
+    label: str
+    change: float
+    rate: float
+    bars: tuple[float, float]
+    luck: float | None
+    broken: bool
 
 
 def retention_plot(shown: Shown) -> bytes:
@@ -46,14 +74,13 @@ def retention_plot(shown: Shown) -> bytes:
     for axes in list(panels.flat)[len(concepts) :]:
         axes.set_axis_off()
     for axes in panels[:, 0]:
-        axes.set_ylabel("brought back by\nUnlearnDiffAtk (%)")
+        axes.set_ylabel("brought back by UnlearnDiffAtk,\nquick budget (%)")
     _legend(figure)
     return _png(figure)
 
 
 def _measured(shown: Shown, concept: str) -> bool:
-    groups = (shown.figures.group(one.slug, (concept,)) for one in shown.variants)
-    return any(group.kept() is not None and group.rate(ATTACK) is not None for group in groups)
+    return bool(_places(Shown(shown.figures, shown.variants, (concept,), shown.attacks)))
 
 
 def _looks(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
@@ -68,89 +95,121 @@ def _looks(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
 
 
 def _panel(axes: Axes, shown: Shown, looks: Mapping[str, Mapping[str, Any]]) -> None:
-    lowest, highest, taken = -4.0, 1.0, dict[float, int]()
-    for label, group in shown.groups():
-        place = _place(group)
-        if place is None:
-            continue
-        change, rate, bars, luck = place
-        moved = taken.get(round(change, 1), 0)
-        taken[round(change, 1)] = moved + 1
-        change += APART * moved
-        lowest, highest = min(lowest, change - 1), max(highest, change + 1)
-        broken = bool(group.suspicious)
-        look = {**looks[label], **({"markerfacecolor": "white"} if broken else {})}
+    places = _places(shown)
+    lowest = min([LIKE_BASE, *(one.change for one in places)]) - SIDE
+    places, highest = apart(places, lowest)
+    dash = 0.45 * CLEAR / PANEL * (highest - lowest)
+    for place in places:
+        look = {**looks[place.label], **({"markerfacecolor": "white"} if place.broken else {})}
         axes.errorbar(
-            [change], [rate], yerr=bars, linestyle="", markersize=7, capsize=3, elinewidth=1, alpha=0.9,
-            label=label, **look,
+            [place.change], [place.rate], yerr=[[place.bars[0]], [place.bars[1]]], linestyle="",
+            markersize=MARK, capsize=3, elinewidth=1, alpha=0.9, label=place.label, **look,
         )  # fmt: skip
-        if luck is not None:
+        if place.luck is not None:
+            ends = [place.change - dash, place.change + dash]
             axes.plot(
-                [change], [luck], linestyle="", marker="_", markersize=13, markeredgewidth=1.6, color=GREY,
-                label="random tokens, the same", zorder=1,
-            )  # fmt: skip
+                ends, [place.luck] * 2, linestyle=(0, (1.5, 0.8)), linewidth=2, color=look["color"], zorder=4
+            )
     axes.axvline(LIKE_BASE, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_xlim(lowest, highest)
-    axes.set_ylim(-3, 103)
+    axes.set_ylim(*HEIGHT)
     axes.set_xlabel("retention, points from the base")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _place(group: Group) -> tuple[float, float, list[list[float]], float | None] | None:
-    """Where a group stands: retention, rate, its bars, and luck's rate."""
-    kept, rate, luck = group.kept(), group.rate(ATTACK), group.rate(LUCK)
-    if kept is None or rate is None:
-        return None
-    bars = [[100 * (rate.rate - rate.low)], [100 * (rate.high - rate.rate)]]
-    return kept.change, 100 * rate.rate, bars, None if luck is None else 100 * luck.rate
+def _places(shown: Shown) -> list[Place]:
+    """Where the variants stand that have both figures, over trainings that all of them have."""
+    column = shown.column(lambda cell: cell.verdict is not None and ATTACK in cell.attacks)
+    found = []
+    for row in shown.rows():
+        group = column.groups[row.label]
+        kept, rate, luck = group.kept(), group.rate(ATTACK), group.rate(LUCK)
+        if kept is not None and rate is not None:
+            bars = 100 * (rate.rate - rate.low), 100 * (rate.high - rate.rate)
+            chance = None if luck is None else 100 * luck.rate
+            found.append(Place(row.label, kept.change, 100 * rate.rate, bars, chance, bool(row.group.faults)))
+    return found
+
+
+def apart(places: Sequence[Place], lowest: float) -> tuple[list[Place], float]:
+    """Move marks to the right that would stand on, above or under others, as far as the drawn scale takes.
+
+    Of marks in one column, bars and dashes could not be told apart either.
+
+    Args:
+        places: Where they stand.
+        lowest: Where the panel begins.
+
+    Returns:
+        Where they are drawn, and where the panel ends, which decides the scale: it is widened until all fit.
+    """
+    drawn: list[Place] = []
+    highest = max([0.0, *(one.change for one in places)]) + SIDE
+    for _ in range(ROUNDS):
+        step = CLEAR / PANEL * (highest - lowest)
+        drawn = []
+        for place in places:
+            one = place
+            while near := [other for other in drawn if abs(other.change - one.change) < 0.999 * step]:
+                one = replace(one, change=max(other.change for other in near) + step)
+            drawn.append(one)
+        reach = max([0.0, *(one.change for one in drawn)]) + SIDE
+        if reach <= highest:
+            break
+        highest = reach
+    return drawn, highest
 
 
 def _legend(figure: Figure) -> None:
     """Beside the panels, each entry once, luck last."""
+    from matplotlib.lines import Line2D
+
     pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    handles = {text: mark for mark, text in reversed(pairs)}
-    order = sorted(handles, key=[label for _, label in pairs].index)
-    order.sort(key=lambda text: text.startswith("random"))
+    handles: dict[str, Any] = {text: mark for mark, text in reversed(pairs)}
+    order = list(dict.fromkeys(text for _, text in pairs))
     if order:
+        luck = "dashed: the same, random tokens"
+        handles[luck] = Line2D([], [], linestyle=(0, (1.5, 0.8)), linewidth=2, color=GREY)
         figure.legend(
-            [handles[text] for text in order], order, loc="outside right upper", frameon=False, fontsize=9
-        )
+            [handles[text] for text in (*order, luck)], (*order, luck), loc="outside right upper",
+            frameon=False, fontsize=9,
+        )  # fmt: skip
 
 
 def attacks_plot(shown: Shown) -> bytes:
-    """Methods by attacks, pooled over concepts, as a shaded table. PNG."""
+    """Methods by attacks that were measured, pooled over concepts, as a shaded table. PNG."""
     from matplotlib.figure import Figure
 
-    groups = shown.groups()
+    rows, names = shown.rows(), measured(shown)
+    columns = [shown.column(lambda cell, name=name: name in cell.attacks).groups for name in names]  # type: ignore[misc]
     figure = Figure(
-        figsize=(1.25 * len(shown.attacks) + 2.6, 0.42 * max(1, len(groups)) + 1.4), layout="constrained"
+        figsize=(1.25 * max(2, len(names)) + 2.9, 0.42 * max(1, len(rows)) + 1.4), layout="constrained"
     )
     axes = figure.subplots()
-    shades = [[_shade(group, name) for name in shown.attacks] for _, group in groups]
-    axes.imshow(shades or [[float("nan")]], cmap="Oranges", vmin=0, vmax=130, aspect="auto")
-    for row, (_, group) in enumerate(groups):
-        for column, name in enumerate(shown.attacks):
-            axes.text(column, row, _cell(group, name), ha="center", va="center", fontsize=8.5)
-    axes.set_xticks(range(len(shown.attacks)), [NAMES[name] for name in shown.attacks], fontsize=9)
-    axes.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=9)
+    rates = [
+        [column[row.label].rate(name) for name, column in zip(names, columns, strict=True)] for row in rows
+    ]
+    shades = [
+        [float("nan") if rate is None or row.group.suspicious else 100 * rate.rate for rate in found]
+        for row, found in zip(rows, rates, strict=True)
+    ]
+    axes.imshow(
+        shades if rows and names else [[float("nan")]], cmap="Oranges", vmin=0, vmax=130, aspect="auto"
+    )
+    for line, (row, found) in enumerate(zip(rows, rates, strict=True)):
+        for place, rate in enumerate(found):
+            said = "" if rate is None else (*row.group.suspicious, f"{100 * rate.rate:.0f} %")[0]
+            axes.text(place, line, said, ha="center", va="center", fontsize=8.5)
+    axes.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
+    axes.set_yticks(range(len(rows)), [row.head for row in rows], fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("prompts brought back (%), of all concepts together; empty: not measured yet", fontsize=9)
+    axes.set_xlabel(
+        "prompts brought back (%), quick budgets;\nempty: not measured yet; †: not erased", fontsize=9
+    )
     return _png(figure)
-
-
-def _shade(group: Group, attack: str) -> float:
-    rate = group.rate(attack)
-    return float("nan") if rate is None or group.suspicious else 100 * rate.rate
-
-
-def _cell(group: Group, attack: str) -> str:
-    rate = group.rate(attack)
-    if rate is None:
-        return ""
-    return group.suspicious[0] if group.suspicious else f"{100 * rate.rate:.0f} %"
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,10 +1,12 @@
-"""Which method to use, by a rule that was fixed beforehand.
+"""Which method to use, by a rule.
 
-Of the methods that keep what should stay within 3 points of the base, over all concepts together and with no
-degenerate evaluation, the most robust is the one that the worst case over attacks brings back least; the
-cheapest is the one with the shortest training among those whose rate lies inside its 95 % interval. This is
-answered twice: for users who can only type prompts, and for those who hold the weights, where no method may
-be any good. As long as one method is not measured on every concept, there is no answer.
+Of the methods that keep what should stay within 3 points of the base, over all concepts together, that erase
+every concept, and of which no measurement is suspicious, the most robust is the one that the worst case over
+attacks brings back least. The cheapest is the one whose training sends the fewest samples through the UNet,
+among those that are not shown to be brought back more often, training by training (`slots`); seconds say more
+about what else the machine did. This is answered twice: for users who can only type prompts, and for those
+who hold the weights, where no method may be any good. As long as one method is not measured on every concept,
+there is no answer.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusers_erasure.evaluation.proportion import Proportion
-from diffusers_erasure.evaluation.records import Verdict
 
+from .answers import LEVEL
 from .checks import LIKE
-from .figures import Figures, Group, Slot
+from .figures import Figures, Group
 from .profiles import ATTACKS, LUCK, TYPED, Profile
+from .slots import Slot, smallest_p
 
 NOT_YET = "not measured yet"
 AUDIENCES = (("who can only type prompts", (*TYPED, *LUCK)), ("who holds the weights", ATTACKS))
@@ -28,16 +31,18 @@ class Choice:
     """A method that was chosen.
 
     Attributes:
+        slug: Of the variant.
         label: Its name.
         rate: What the worst case over the attacks brings back.
         change: Retention, in points from the base.
-        seconds: Mean of a training; None if no training ran in one go.
+        evaluations: Of the UNet in a training, on average; None if not known of every concept.
     """
 
+    slug: str
     label: str
     rate: Proportion
     change: float
-    seconds: float | None
+    evaluations: float | None
 
 
 @dataclass(frozen=True)
@@ -47,56 +52,61 @@ class Recommendation:
     Attributes:
         against: Who tries to bring a concept back.
         robust: The method that is brought back least; None while there is no answer.
-        cheap: The cheapest that is not shown to be worse.
+        cheap: The cheapest that is not shown to be worse; None if nobody can tell.
+        unknown: Why nobody can.
         missing: Methods that are not measured on every concept.
-        dropped: Methods that keep too little.
+        dropped: Methods that keep too little, do not erase, or have a suspicious measurement.
     """
 
     against: str
-    robust: Choice | None
-    cheap: Choice | None
-    missing: tuple[str, ...]
-    dropped: tuple[str, ...]
+    robust: Choice | None = None
+    cheap: Choice | None = None
+    unknown: str = ""
+    missing: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def recommend(figures: Figures, chosen: Profile) -> list[Recommendation]:
     """Apply the rule to the methods of a profile."""
+    return [_recommend(against, attacks, figures, chosen) for against, attacks in AUDIENCES]
+
+
+def _recommend(against: str, attacks: Sequence[str], figures: Figures, chosen: Profile) -> Recommendation:
     groups = [(one.label, figures.group(one.slug, chosen.concepts)) for one in chosen.variants]
-    return [_recommend(against, attacks, groups, chosen, figures.seeds) for against, attacks in AUDIENCES]
-
-
-def _recommend(
-    against: str,
-    attacks: Sequence[str],
-    groups: Sequence[tuple[str, Group]],
-    chosen: Profile,
-    seeds: Sequence[int],
-) -> Recommendation:
-    planned = {(concept, seed) for concept in chosen.concepts for seed in seeds}
+    planned = {(concept, seed) for concept in chosen.concepts for seed in figures.seeds}
     missing = tuple(label for label, group in groups if not _complete(group, attacks, planned))
     if missing:
-        return Recommendation(against, None, None, missing, ())
+        return Recommendation(against, missing=missing)
     candidates, dropped = [], []
     for label, group in groups:
         rate, kept = group.rate(*attacks), group.kept()
-        degenerate = any(cell.verdict is not Verdict.MEASURED for cell in group.cells)
-        if rate is None or kept is None or degenerate or kept.change < -LIKE:
+        if rate is None or kept is None or group.faults or kept.change < -LIKE:
             dropped.append(label)
             continue
-        candidates.append(Choice(label, rate, kept.change, group.mean(lambda cell: cell.train_seconds)))
+        candidates.append(Choice(group.variant, label, rate, kept.change, figures.evaluations(group)))
     if not candidates:
-        return Recommendation(against, None, None, (), tuple(dropped))
+        return Recommendation(against, dropped=tuple(dropped))
     robust = min(candidates, key=lambda one: one.rate.rate)
-    alike = [one for one in candidates if one.rate.rate <= robust.rate.high]
-    cheap = min(alike, key=lambda one: float("inf") if one.seconds is None else one.seconds)
-    return Recommendation(against, robust, cheap, (), tuple(dropped))
+    cheap, unknown = None, ""
+    if smallest_p(len(planned)) > LEVEL:
+        unknown = "too few trainings to tell which others are as good"
+    elif any(one.evaluations is None for one in candidates):
+        unknown = "the cost of some is not known"
+    else:
+        alike = [one for one in candidates if not _worse(one, robust, figures, chosen, attacks)]
+        cheap = min(alike, key=lambda one: one.evaluations or 0.0)
+    return Recommendation(against, robust, cheap, unknown, dropped=tuple(dropped))
+
+
+def _worse(one: Choice, best: Choice, figures: Figures, chosen: Profile, attacks: Sequence[str]) -> bool:
+    """Whether it is shown to be brought back more often than the best."""
+    found = figures.compare(one.slug, best.slug, chosen.concepts, attacks)
+    return found is not None and sum(found.differences) > 0 and found.p < LEVEL
 
 
 def _complete(group: Group, attacks: Sequence[str], planned: set[Slot]) -> bool:
     done = {
-        (cell.concept, cell.seed)
-        for cell in group.cells
-        if cell.verdict is not None and set(attacks) <= set(cell.attacks)
+        cell.slot for cell in group.cells if cell.verdict is not None and set(attacks) <= set(cell.attacks)
     }
     return done >= planned
 
@@ -110,19 +120,25 @@ def _sentence(one: Recommendation) -> str:
     head = f"Against someone {one.against}: "
     if one.missing:
         return f"{head}{NOT_YET} ({len(one.missing)} of the methods still miss cells)."
-    dropped = f" Left out, because they keep too little: {', '.join(one.dropped)}." if one.dropped else ""
-    if one.robust is None or one.cheap is None:
-        return f"{head}none of the methods keeps what should stay within {LIKE:g} points.{dropped}"
+    dropped = (
+        " Left out, because they keep too little, do not erase, or have a measurement that is not to be "
+        f"believed: {', '.join(one.dropped)}."
+        if one.dropped
+        else ""
+    )
+    if one.robust is None:
+        return f"{head}none of the methods erases and keeps what should stay within {LIKE:g} points.{dropped}"
     text = (
         f"{head}**{one.robust.label}** is brought back least, in {one.robust.rate} of the prompts by the "
         f"worst case over these attacks, with retention {one.robust.change:+.1f} points from the base."
     )
-    if one.cheap.label != one.robust.label:
-        seconds = "" if one.cheap.seconds is None else f", {one.cheap.seconds:.0f} s of training"
+    if one.cheap is None:
+        text += f" No cheapest is named: {one.unknown}."
+    elif one.cheap.slug != one.robust.slug:
         text += (
-            f" The cheapest that is not shown to be worse is **{one.cheap.label}** "
-            f"({one.cheap.rate}{seconds})."
+            f" The cheapest that is not shown to be worse is **{one.cheap.label}** ({one.cheap.rate}, "
+            f"{one.cheap.evaluations:,.0f} UNet evaluations of a training)."
         )
     else:
-        text += " None that is cheaper lies inside its interval."
+        text += " Each that is cheaper is shown to be worse."
     return text + dropped

@@ -24,9 +24,13 @@ from diffusers_erasure.evaluation.report import EvaluationReport, read_report
 from diffusers_erasure.evaluation.worst_case import MARKS, NONE, SUCCESS
 
 from .cells import TRAIN, Cell
+from .freshness import SettingsOf, check_digest, read_manifest
 from .profiles import LUCK, Profile
 
 FORMAT: Literal[1] = 1
+OWN_NAME = "own name"
+MOST_LEFT = 0.2
+"""Share of the pictures of its own name that may show the concept for a training to be an erasure."""
 
 
 class SetCounts(Record):
@@ -85,6 +89,16 @@ class CellRecord(Record):
     unet_evaluations: int | None = Field(default=None, description="of the training")
     artifact_bytes: int | None = None
 
+    @property
+    def slot(self) -> tuple[str, int]:
+        """Concept and training seed."""
+        return self.concept, self.seed
+
+    @property
+    def not_erased(self) -> bool:
+        """Whether its own name still brings the concept too often for an erasure."""
+        return any(row.name == OWN_NAME and row.erased > MOST_LEFT * row.n for row in self.sets)
+
     def rows(self, *purposes: Purpose) -> list[SetCounts]:
         """The prompt sets of some purposes."""
         return [row for row in self.sets if row.purpose in purposes]
@@ -110,15 +124,20 @@ class Stored(Record):
         return "{" + ", ".join(fields) + ', "cells": [\n' + lines + "\n]}\n"
 
 
-def read_cell(cell: Cell) -> CellRecord | None:
+def read_cell(cell: Cell, settings_of: SettingsOf) -> CellRecord | None:
     """What there is of a cell so far; None if it has not even been trained.
 
+    Args:
+        cell: Which one.
+        settings_of: The settings that a cell's command comes to.
+
     Raises:
+        ConfigError: Its artifact was trained otherwise than its variant says, or a report is of another one.
         EvaluationError: One of its reports contradicts itself.
     """
-    trained = cell.artifact / "erasure_config.json"
-    if not trained.is_file():
+    if not (cell.artifact / "erasure_config.json").is_file():
         return None
+    manifest = read_manifest(cell, settings_of)
     values: dict[str, object] = {
         "variant": cell.variant.slug,
         "concept": cell.concept,
@@ -128,11 +147,17 @@ def read_cell(cell: Cell) -> CellRecord | None:
         "artifact_bytes": sum(one.stat().st_size for one in cell.artifact.glob("*.safetensors")),
     }
     if cell.evaluation.is_file():
-        values |= _evaluated(read_report(cell.evaluation))
-    attacks = {name: cell.attack(name) for name in cell.attacks if cell.attack(name).is_file()}
-    return CellRecord.model_validate(
-        {**values, "attacks": {name: _attacked(file) for name, file in attacks.items()}}
-    )
+        evaluation = read_report(cell.evaluation)
+        check_digest(cell, manifest, cell.evaluation, evaluation.erasure.digest)
+        values |= _evaluated(evaluation)
+    attacks = {}
+    for name in cell.attacks:
+        file = cell.attack(name)
+        if file.is_file():
+            report = _attack_file(file)
+            check_digest(cell, manifest, file, report.run.digest)
+            attacks[name] = _attacked(report, file)
+    return CellRecord.model_validate({**values, "attacks": attacks})
 
 
 def _evaluated(report: EvaluationReport) -> dict[str, object]:
@@ -149,14 +174,18 @@ def _evaluated(report: EvaluationReport) -> dict[str, object]:
     return values
 
 
-def _attacked(file: Path) -> AttackMarks:
+def _attack_file(file: Path) -> AttackFile:
     try:
-        run = AttackFile.model_validate_json(file.read_text(encoding="utf-8")).run
+        return AttackFile.model_validate_json(file.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         raise EvaluationError(
             f"{file} is no report of an attack: {error}; expected what `diffusers-erasure attack` writes; "
             "remove its folder and run the benchmark again"
         ) from error
+
+
+def _attacked(report: AttackFile, file: Path) -> AttackMarks:
+    run = report.run
     return AttackMarks(
         prompts_sha256=run.prompts_sha256,
         marks=run.marks,
@@ -175,13 +204,16 @@ def _successes_at(file: Path) -> tuple[int | None, ...]:
     return tuple(json.loads(line)["success_at"] for line in lines)
 
 
-def gather(profile: Profile, main: Iterable[Cell], further: Iterable[Cell] = ()) -> Stored:
+def gather(
+    profile: Profile, main: Iterable[Cell], further: Iterable[Cell] = (), *, settings_of: SettingsOf
+) -> Stored:
     """Read what there is of a profile's cells, and of those that its page shows besides.
 
     Args:
         profile: Which one.
         main: Its cells.
         further: Cells of other profiles; one that is of both is read once, with the attacks of both.
+        settings_of: The settings that a cell's command comes to.
     """
     every: dict[Path, Cell] = {}
     for cell in (*main, *further):
@@ -191,7 +223,7 @@ def gather(profile: Profile, main: Iterable[Cell], further: Iterable[Cell] = ())
             cell.variant, cell.concept, cell.seed, cell.work_dir, tuple(attacks), cell.prompts
         )
     planned = list(every.values())
-    found = [record for cell in planned if (record := read_cell(cell)) is not None]
+    found = [record for cell in planned if (record := read_cell(cell, settings_of)) is not None]
     done = sum(cell.finished for cell in planned)
     return Stored(
         profile=profile.name,

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -142,14 +143,35 @@ def _report(chosen: Profile, work_dir: Path, folder: Path) -> None:
     from diffusers_erasure.benchmark.stored import gather
 
     further = [cell for name in chosen.sections for cell in cells(profile(name), work_dir)]
-    _publish(gather(chosen, cells(chosen, work_dir), further), folder)
+    every = cells(chosen, work_dir)
+    _publish(gather(chosen, every, further, settings_of=settings_of), folder)
+
+
+def settings_of(cell: Cell) -> Mapping[str, Any]:
+    """The settings that a cell's training comes to and that its artifact records."""
+    return _recorded(tuple(cell.variant.arguments(cell.concept, cell.seed)))
+
+
+@cache
+def _recorded(arguments: tuple[str, ...]) -> Mapping[str, Any]:
+    from diffusers_erasure.training.registry import method
+
+    from .train import parse
+
+    config = parse(method(arguments[0]), arguments[1:])
+    if isinstance(config, int):
+        raise ConfigError(
+            f"`train {shlex.join(arguments)}` is no command; expected one that trains; correct the variant"
+        )
+    return {name: record.value for name, record in config.records().items()}
 
 
 def _publish(stored: Stored, folder: Path) -> None:
     """Write the page, and print its most important table."""
     from diffusers_erasure.benchmark.figures import Figures
     from diffusers_erasure.benchmark.page import write_page
-    from diffusers_erasure.benchmark.tables import Shown, summary_rows
+    from diffusers_erasure.benchmark.shown import Shown
+    from diffusers_erasure.benchmark.tables import summary_rows
 
     chosen = profile(stored.profile)
     written = write_page(stored, folder)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from diffusers_erasure import embedded
+from diffusers_erasure.artifacts.manifest import Manifest, SettingRecord, parse_manifest, render_manifest
 from diffusers_erasure.benchmark.cells import Cell
 from diffusers_erasure.benchmark.figures import Figures
 from diffusers_erasure.benchmark.profiles import Profile
 from diffusers_erasure.benchmark.stored import AttackMarks, CellRecord, SetCounts
 from diffusers_erasure.benchmark.variants import Variant
+from diffusers_erasure.cli.bench import settings_of
 from diffusers_erasure.evaluation.attack_file import AttackFile
 from diffusers_erasure.evaluation.attack_rows import outcome_lines
 from diffusers_erasure.evaluation.prompt_sets import Purpose
 from diffusers_erasure.evaluation.records import Verdict
+from diffusers_erasure.evaluation.report import ErasureRecord
 from tests.unit.evaluation.counted_runs import run
+from tests.unit.evaluation.test_report import ERASURE, row
 from tests.unit.evaluation.test_report import report as evaluation
-from tests.unit.evaluation.test_report import row
 
 N = 20
 
@@ -81,10 +87,37 @@ def small_profile(*variants: Variant, **changes: Any) -> Profile:
     return Profile("advunlearn", "a small one", variants, **{**fields, **changes})
 
 
-def finish(cell: Cell, successes: Mapping[str, int], *, kept: int = 100, seconds: float = 10.0) -> None:
-    """Lay down what a finished cell leaves."""
+def manifest(cell: Cell, **changes: Any) -> Manifest:
+    """A real manifest, of another artifact, as if the cell had been trained."""
+    (file, *_) = sorted((Path(embedded.__file__).parent / "erasures").glob("*/erasure_config.json"))
+    settings = {name: SettingRecord(value=one, meaning="-") for name, one in settings_of(cell).items()}
+    fields = {"method": cell.variant.method, "seed": cell.seed, "settings": settings, **changes}
+    return parse_manifest(file.read_bytes(), origin="-").model_copy(update=fields)
+
+
+def finish(
+    cell: Cell,
+    successes: Mapping[str, int],
+    *,
+    kept: int = 100,
+    seconds: float = 10.0,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    digest: str = "",
+) -> None:
+    """Lay down what a finished cell leaves.
+
+    Args:
+        cell: Which one.
+        successes: Prompts that each attack brings back.
+        kept: Pictures of 100 that stay.
+        seconds: Of the training.
+        changes: What its manifest says otherwise than the variant.
+        digest: Of the artifact that the reports are of; its own unless given.
+    """
+    artifact = manifest(cell, **changes)
+    digest = digest or artifact.digest
     cell.artifact.mkdir(parents=True)
-    (cell.artifact / "erasure_config.json").write_text("{}")
+    (cell.artifact / "erasure_config.json").write_bytes(render_manifest(artifact))
     (cell.artifact / "unet.safetensors").write_bytes(b"0" * 1000)
     (cell.artifact.parent / "train.log").write_text(" seconds           2.00 \n UNet evaluations  1234 \n")
     rows = (
@@ -93,12 +126,13 @@ def finish(cell: Cell, successes: Mapping[str, int], *, kept: int = 100, seconds
         row("styles", Purpose.CROSS_DOMAIN, 100, 100),
     )
     cell.evaluation.parent.mkdir()
-    cell.evaluation.write_text(evaluation(*rows).to_json())
+    erased = ErasureRecord(**{**ERASURE, "digest": digest})
+    cell.evaluation.write_text(evaluation(*rows, erasure=erased).to_json())
     for name, count in successes.items():
         found = run(count, name=name)
         file = cell.attack(name)
         file.parent.mkdir()
-        file.write_text(attack_text(found.record))
+        file.write_text(attack_text(found.record.model_copy(update={"digest": digest})))
         file.with_name("outcomes.jsonl").write_bytes(outcome_lines([found]))
     cell.note_seconds("train", seconds)
 

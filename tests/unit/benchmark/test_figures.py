@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from diffusers_erasure.benchmark.figures import fisher_exact, paired, share, unpaired
+from diffusers_erasure.benchmark.figures import paired, share
 from diffusers_erasure.errors import EvaluationError
-from diffusers_erasure.evaluation.intervals import mcnemar_exact
+from diffusers_erasure.evaluation.intervals import mcnemar_exact, paired_difference
 from diffusers_erasure.evaluation.prompt_sets import Purpose
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.records import Verdict
@@ -74,9 +74,8 @@ def test_variants_are_compared_on_trainings_that_both_have() -> None:
     )
     difference = found.compare("uce", "esd", ["church"], ["unlearndiffatk"])
     assert difference is not None
-    assert (difference.first.k, difference.second.k, difference.second.n) == (4, 9, N)
-    assert (difference.first_only, difference.second_only) == (0, 5)
-    assert difference.p == mcnemar_exact(0, 5)
+    assert (difference.words, difference.differences) == (f"4/{N} against 9/{N}", (-25.0,))
+    assert difference.p == 1.0  # one training shows nothing
     assert found.compare("uce", "trce", ["church"], ["unlearndiffatk"]) is None
 
 
@@ -98,12 +97,44 @@ def test_failed_prompts_count_as_brought_back() -> None:
     assert (found.first_only, found.second_only, found.first.k) == (2, 0, 3)
 
 
-def test_fishers_test_is_the_textbooks() -> None:
-    """The lady who tasted tea: 3 of 4 against 1 of 4, p = 34/70; all 4 against none, 2/70."""
-    assert fisher_exact(3, 4, 1, 4) == pytest.approx(34 / 70)
-    assert fisher_exact(4, 4, 0, 4) == pytest.approx(2 / 70)
-    assert fisher_exact(2, 4, 2, 4) == 1.0
-    assert unpaired(Proportion.of(3, 4), Proportion.of(1, 4)).points == 50
+def test_the_most_that_an_excess_may_be_is_the_upper_bound_of_first_minus_second() -> None:
+    """36 prompts of both, 12 of the first alone, 2 of the second: 20 points, at least 5.7, at most 34.0."""
+    first, second = "1" * 48 + "0" * 2, "1" * 36 + "0" * 12 + "1" * 2
+    found, mirrored = paired([(first, second)]), paired([(second, first)])
+    assert found is not None
+    assert mirrored is not None
+    assert (found.first_only, found.second_only, found.points) == pytest.approx((12, 2, 20))
+    low, high = (100 * bound for bound in paired_difference(36, 2, 12, 0))
+    assert (found.most_points, mirrored.most_points) == pytest.approx((high, -low))
+
+
+def test_seeds_are_set_side_by_side_over_the_same_concepts() -> None:
+    """A hard concept that only the first seed has is left out, so that it cannot pass for a bad seed."""
+    group = figures(
+        cell_record("esd", "church", 0, attacks={"unlearndiffatk": 5}),
+        cell_record("esd", "weapons", 0, attacks={"unlearndiffatk": 20}),
+        cell_record("esd", "church", 1, attacks={"unlearndiffatk": 6}),
+    ).group("esd", ["church", "weapons"])
+    assert {seed: (rate.k, rate.n) for seed, rate in group.rates_by_seed("unlearndiffatk").items()} == {
+        0: (5, N),
+        1: (6, N),
+    }
+    apart = figures(cell_record("esd", "church", 0), cell_record("esd", "dog", 1)).group(
+        "esd", ["church", "dog"]
+    )
+    assert apart.rates_by_seed("unlearndiffatk") == {}
+
+
+def test_evaluations_are_taken_from_another_seed_of_the_same_concept() -> None:
+    found = figures(
+        cell_record("esd", "church", 0),
+        cell_record("esd", "church", 1, unet_evaluations=1300),
+        cell_record("esd", "church", 2, unet_evaluations=5300),
+        cell_record("esd", "dog", 0),
+        cell_record("uce", "dog", 0, unet_evaluations=7),
+    )
+    assert found.evaluations(found.group("esd", ["church"])) == 1300
+    assert found.evaluations(found.group("esd", ["church", "dog"])) is None
 
 
 def test_what_is_suspicious_is_said() -> None:
@@ -113,3 +144,7 @@ def test_what_is_suspicious_is_said() -> None:
     )
     assert found.group("esd", ["church"]).suspicious == ("degenerate",)
     assert found.group("uce", ["church"]).suspicious == ("broken",)
+    own = cell_record("trce").sets
+    shown = (own[0].model_copy(update={"erased": 5}), *own[1:])
+    still = figures(cell_record("trce", sets=shown)).group("trce", ["church"])
+    assert (still.suspicious, still.faults) == ((), ("not erased",))
