@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig
 
 from diffusers_erasure.artifacts.apply import ErasureTransferWarning
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.compatibility import check_fits
+from diffusers_erasure.artifacts.compatibility import check_behaviour, check_fits
 from diffusers_erasure.artifacts.copying import edited_copy
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.edits import apply_edit
@@ -314,6 +314,7 @@ def _edit(
             stacklevel=5,
         )
         return edited, False
+    check_behaviour(component, base, spec.config, origin=artifact.origin)
     if fingerprint(base) == spec.base_fingerprint and fingerprint(edited) != spec.erased_fingerprint:
         raise ArtifactIntegrityError(
             "applying the artifact to its base did not give the erased encoder that was saved; expected the "

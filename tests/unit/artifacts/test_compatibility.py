@@ -14,10 +14,12 @@ from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.compatibility import BEHAVIOUR, NEUTRAL, behaviour, check_behaviour
 from diffusers_erasure.artifacts.door import load_artifact
+from diffusers_erasure.artifacts.store import save_artifact
 from diffusers_erasure.embedded import embedded_pipeline
+from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.errors import ArtifactIntegrityError, BaseModelMismatchError
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
-from tests.unit.artifacts.conftest import make_artifact, unet_edit
+from tests.unit.artifacts.conftest import make_artifact, text_edit, unet_edit
 
 CHANGES = {"resnet_out_scale_factor": 3.0, "time_embedding_act_fn": "relu", "resnet_skip_time_act": True}
 FURTHER = sorted(
@@ -72,3 +74,14 @@ def test_a_changed_field_of_a_saved_pipeline_is_refused(
 def test_the_shipped_erasures_state_all_that_counts() -> None:
     for part, spec in load_artifact("embedded/church-uce").manifest.components.items():
         assert behaviour(getattr(embedded_pipeline(), part)) == spec.config
+
+
+def test_a_changed_config_of_an_encoders_base_is_refused(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    only_text = make_artifact(tiny_pipe, {"text_encoder": text_edit(tiny_pipe)})
+    folder = save_artifact(only_text, tmp_path / "artifact")
+    assert RobustEncoder.from_pretrained(folder, base=tiny_pipe.text_encoder).erasure is not None
+    tiny_pipe.text_encoder.config.layer_norm_eps = 1e-3
+    with pytest.raises(BaseModelMismatchError, match="layer_norm_eps"):
+        RobustEncoder.from_pretrained(folder, base=tiny_pipe.text_encoder)
