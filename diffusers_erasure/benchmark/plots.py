@@ -135,7 +135,7 @@ def _places(shown: Shown) -> list[Place]:
 def apart(places: Sequence[Place], lowest: float) -> tuple[list[Place], float]:
     """Move marks to the right that would stand on, above or under others, as far as the drawn scale takes.
 
-    Of marks in one column, bars and dashes could not be told apart either.
+    From left to right, so that none is moved past another. Of marks in one column, bars and dashes could not be told apart either.
 
     Args:
         places: Where they stand.
@@ -149,7 +149,7 @@ def apart(places: Sequence[Place], lowest: float) -> tuple[list[Place], float]:
     for _ in range(ROUNDS):
         step = CLEAR / PANEL * (highest - lowest)
         drawn = []
-        for place in places:
+        for place in sorted(places, key=lambda one: one.change):
             one = place
             while near := [other for other in drawn if abs(other.change - one.change) < 0.999 * step]:
                 one = replace(one, change=max(other.change for other in near) + step)

@@ -166,7 +166,8 @@ def test_marks_that_would_cover_each_other_are_moved_on_the_drawn_scale() -> Non
     found = sorted(one.change for one in drawn)
     assert all(b - a > 0.99 * size for a, b in pairwise(found))
     assert found[-1] < highest
-    assert [one.change for one in drawn][:4:3] == [0.0, -20.0]  # nothing is moved without need
+    assert found[:2] == [-20.0, 0.0]  # nothing is moved without need
+    assert [one.label for one in drawn] == ["3", "0", "1", "5", "4", "2"]  # and none past another
 
 
 def test_attacks_that_nothing_was_measured_with_are_left_out() -> None:
