@@ -135,7 +135,8 @@ def _places(shown: Shown) -> list[Place]:
 def apart(places: Sequence[Place], lowest: float) -> tuple[list[Place], float]:
     """Move marks to the right that would stand on, above or under others, as far as the drawn scale takes.
 
-    From left to right, so that none is moved past another. Of marks in one column, bars and dashes could not be told apart either.
+    From left to right, so that none is moved past another. Of marks in one column, bars and dashes could not
+    be told apart either.
 
     Args:
         places: Where they stand.
