@@ -18,7 +18,7 @@ from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, embedded_folder, resolve_model
 from diffusers_erasure.encoders.seal import seal_of
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactNotFoundError, ConfigError, SignatureError
+from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError, SignatureError
 
 from .baked import BakedRecord, read_baked
 from .base import stock_parent
@@ -85,9 +85,7 @@ def open_source(
     artifact = load_artifact(
         place, subfolder=subfolder, revision=revision, trusted_key=trusted_key, **hub_options
     )
-    base, revision = _base_of(artifact), artifact.manifest.base.revision
-    named = _class_name(base, revision, hub_options)
-    return Opened("artifact", base, revision, artifact=artifact, class_name=named)
+    return _with_named_base(artifact, hub_options)
 
 
 def check_family(cls: type, opened: Opened) -> None:
@@ -117,22 +115,39 @@ def public_name(place: str) -> str:
     return "" if Path(place).expanduser().is_dir() else place
 
 
+def _with_named_base(artifact: Artifact, hub_options: dict[str, Any]) -> Opened:
+    """An artifact and the base that it names, at the commit that the base's index was read from."""
+    base, revision = _base_of(artifact), artifact.manifest.base.revision
+    index = read_index(EncoderSource.find(base, "", revision, **hub_options))
+    if index is None:
+        return Opened("artifact", base, revision, artifact=artifact)
+    if read_baked(index.content, where=index.where) is not None:
+        raise ArtifactFormatError(
+            f"{artifact.origin} names a base that was saved erased itself, {artifact.manifest.base.id!r}; "
+            "expected one that is not; if you trust it, load that pipeline, with the artifact as erasure="
+        )
+    revision = index.revision or revision
+    return Opened("artifact", base, revision, artifact=artifact, class_name=index.class_name)
+
+
 def _base_of(artifact: Artifact) -> str:
     """Folder or Hub id of the base that an artifact names.
 
     An artifact of a local base names that folder alone, without saying where it lies. The Hub is not asked
-    for such a name: what it has under it is somebody else's.
+    for such a name: what it has under it is somebody else's. An artifact that comes from the Hub itself must
+    not name a folder: it would be one of this machine.
     """
-    base = resolve_model(artifact.manifest.base.id)
+    named = artifact.manifest.base.id
+    if artifact.commit is not None and named != EMBEDDED_MODEL_ID and not is_repo_id(named):
+        raise ArtifactFormatError(
+            f"{artifact.origin} names the base {named!r}; expected a Hub id such as org/name, since it comes "
+            "from the Hub itself; give the base that you trust as the first argument, and the artifact with "
+            "erasure=..."
+        )
+    base = resolve_model(named)
     if not Path(base).expanduser().is_dir() and not is_repo_id(base):
         raise ArtifactNotFoundError(
             f"{artifact.origin} was made for a local base model, a folder named {base!r}, which is not here; "
             "expected that folder; give it as the first argument, and the artifact with erasure=..."
         )
     return base
-
-
-def _class_name(base: str, revision: str | None, hub_options: dict[str, Any]) -> str:
-    """Class that an artifact's base was saved from; empty where it is not to be found or does not say."""
-    index = read_index(EncoderSource.find(base, "", revision, **hub_options))
-    return "" if index is None else index.class_name

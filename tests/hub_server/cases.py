@@ -90,12 +90,21 @@ OF_CODE = (f"{TRUE_OWNER}/pipeline-of-code", f"{TRUE_OWNER}/component-of-code")
 NO_BASES = (
     "../x",
     "/etc",
+    "~nobody-here/x",
+    "diffusers_erasure/embedded/model",
     "https://huggingface.co/stranger/tiny-sd",
     "file:///etc",
     "embedded/../model",
     ERASURE,
 )
 """What the manifest of a hostile person names in place of a base."""
+ESCAPE = "../../../escaped"
+"""Out of the cache, from where a cached repository has its references and its contents."""
+ESCAPES = {
+    "revision": Case("escape-revision", "escape revision", REPOS["base"], "named base"),
+    "etag": Case("escape-etag", "escape etag", REPOS["artifact"], "artifact"),
+}
+"""By what the client takes for a file's name: the case that leads it out of the cache."""
 WORD = b"church"
 """Stands in every file that says what is erased: flipped there, the text stays well formed."""
 
@@ -123,7 +132,8 @@ def all_cases() -> dict[str, Case]:
     cases += [_case("flip", load, file, times=1) for load, files in FILES.items() for file in files]
     cases += [_case("flip", load, FILES[load][0], word=WORD) for load in ERASED]
     cases += [_case("flip", load, file) for load, files in ALSO_FLIPPED.items() for file in files]
-    cases += [_case("moving", load, times=times) for load in FILES if load not in NAMED for times in (1, 2)]
-    cases.append(_case("moving", "named base", times=1))
+    cases += [
+        _case("moving", load, times=times) for load in FILES if load != "pinned base" for times in (1, 2)
+    ]
     cases += [_case(fault, load) for fault in ("gated", "broken") for load in FILES]
     return {case.name: case for case in cases}

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from tests.hub_server.cases import TRUE_OWNER, WHERE, Case
+from tests.hub_server.cases import ESCAPE, TRUE_OWNER, WHERE, Case
 
 ADDRESS = re.compile(
     r"(?P<api>/api/models)?/(?P<owner>[^/]+)/(?P<name>[^/?]+)(?P<verb>/resolve|/revision|/tree)?(?P<rest>/.*|\?.*|)"
@@ -112,9 +112,20 @@ ON_BODY: Mapping[str, Callable[[Answer, Case], None]] = {
     "short": _shortened,
     "gone midway": _absent,
 }
+
+
+def _escaping(answer: Answer, case: Case) -> None:
+    """The hash of the file leads out of the folder of hashes."""
+    answer.headers["etag"] = f'"{ESCAPE}"'
+
+
 ON_HEAD: Mapping[str, Callable[[Answer, Case], None]] = {"wrong length": _lied_about}
 ON_FILE: Mapping[str, Callable[[Answer, Case], None]] = {"missing": _absent}
-ON_ALL: Mapping[str, Callable[[Answer, Case], None]] = {"gated": _gated, "broken": _broken}
+ON_ALL: Mapping[str, Callable[[Answer, Case], None]] = {
+    "gated": _gated,
+    "broken": _broken,
+    "escape etag": _escaping,
+}
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         revision = re.fullmatch(r"/main(?P<below>/.*)?", rest) if found["verb"] else None
         if case.fault == "moving" and revision is not None and self.log.inject(case):
             rest = f"/v1{revision['below'] or ''}"
+        if case.fault == "escape revision" and quote(ESCAPE, safe="") in rest:
+            self.log.inject(case)
+            rest = rest.replace(quote(ESCAPE, safe=""), "main")
         return f"{found['api'] or ''}/{TRUE_OWNER}/{found['name']}{found['verb'] or ''}{rest}"
 
     def _harm(self, answer: Answer, case: Case, found: re.Match[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.hub_server.cases import NO_BASES, OF_CODE, REPOS, Case, all_cases
+from tests.hub_server.cases import ESCAPES, NO_BASES, OF_CODE, REPOS, Case, all_cases
 from tests.hub_server.conftest import Hub
 from tests.hub_server.hostile import Log, hostile_proxy
 from tests.hub_server.processes import run_client
@@ -45,7 +45,7 @@ class Met:
 @pytest.fixture(scope="module")
 def met(hub: Hub, world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Met]:
     """A victim's process that has met all cases."""
-    with hostile_proxy(hub.endpoint, CASES) as proxy:
+    with hostile_proxy(hub.endpoint, {**CASES, **{case.name: case for case in ESCAPES.values()}}) as proxy:
         home = tmp_path_factory.mktemp("victim")
         yield Met(run_client("hostile", endpoint=proxy.endpoint, home=home, facts=world), proxy.log)
 
@@ -112,3 +112,11 @@ def test_a_manifest_that_names_no_base_is_refused(met: Met, base: str) -> None:
     outcome = met.found["manifests_that_name_no_base"][base]
     assert "ErasureError" in outcome.get("error", ()), outcome
     assert base in outcome["message"]
+
+
+def test_nothing_is_written_beside_the_cache(met: Met) -> None:
+    found = met.found["names_that_leave_the_cache"]
+    assert found["written"] == []
+    for what, outcome in found["outcomes"].items():
+        assert "ErasureError" in outcome.get("error", ()), (what, outcome)
+        assert ESCAPES[what].source in outcome["message"]

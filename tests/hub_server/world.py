@@ -19,6 +19,8 @@ from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
 from tests.hub_server.cases import (
+    ESCAPE,
+    ESCAPES,
     FOREIGN_FOLDER,
     NAMED,
     NO_BASES,
@@ -163,6 +165,7 @@ class World:
                 publish(load, base, None if load == "named base" else self.repositories.head(true, "main"))
         for base in (*OF_CODE, *NO_BASES):
             publish("named base", base, None)
+        publish("named base", ESCAPES["revision"].source, ESCAPE)
 
     def _code(self) -> None:
         """The same repositories with program code in them, and one whose index names it."""

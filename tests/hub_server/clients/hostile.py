@@ -13,6 +13,8 @@ from typing import Any
 
 from tests.hub_server.cases import (
     ERASURE,
+    ESCAPE,
+    ESCAPES,
     FOREIGN_FOLDER,
     NAMED,
     NO_BASES,
@@ -146,6 +148,17 @@ def code_beside_the_weights(facts: Facts) -> dict[str, Any]:
 def manifests_that_name_no_base(facts: Facts) -> dict[str, dict[str, Any]]:
     """Artifacts of a hostile person, each loaded alone, by what its manifest names."""
     return {base: outcome(loads(facts)["named base"], base) for base in NO_BASES}
+
+
+@CHECKS.add
+def names_that_leave_the_cache(facts: Facts) -> dict[str, Any]:
+    """What the client makes a path of, by what it is; and whether there is a file at the path's end."""
+    outcomes = {what: outcome(loads(facts)[case.load], case.source) for what, case in ESCAPES.items()}
+    escaped = Path(ESCAPE).name
+    return {
+        "outcomes": outcomes,
+        "written": [str(path) for path in Path(facts["folder"]).glob(f"*{escaped}*")],
+    }
 
 
 CHECKS.update({name: _check(name) for name in all_cases()})
