@@ -81,6 +81,17 @@ def erased_twin(base: Any, erasures: tuple[str, ...]) -> Any:
     return erased
 
 
+def open_model(name: str) -> Any:
+    """A base model, or a pipeline that was saved erased, whose weights are compared with their seals."""
+    from diffusers_erasure.pipelines.base import load_base_pipeline
+    from diffusers_erasure.pipelines.opening import open_source
+
+    opened = open_source(name, revision=None, subfolder=None, hub_options={})
+    if opened.kind == "baked":
+        return erased_class(opened.class_name).from_pretrained(name)
+    return load_base_pipeline(name)
+
+
 def erased_class(class_name: str) -> Any:
     """Our pipeline class for what is, or was saved from, a pipeline of that class."""
     from diffusers_erasure import pipelines

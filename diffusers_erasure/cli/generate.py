@@ -17,7 +17,7 @@ from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from .console import say
-from .drawing import choose_sampling, erased_twin, progress_display
+from .drawing import choose_sampling, erased_twin, open_model, progress_display
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class GenerateArguments:
     seed: int = 0
     """Seed of the first picture of each prompt."""
     pretrained_model_name_or_path: str | None = None
-    """Base model; the one that the first erasure names, or the embedded pipeline."""
+    """Base model, or a pipeline that was saved erased; else the first erasure's, or the embedded."""
     num_inference_steps: int | None = None
     """Sampling steps; what suits the base model unless given."""
     guidance_scale: float | None = None
@@ -84,10 +84,9 @@ def _check(arguments: GenerateArguments) -> None:
 def _draw_rows(arguments: GenerateArguments) -> dict[str, Tensor]:
     """Pictures by row label, each `(prompts * images, 3, height, width)` uint8."""
     from diffusers_erasure.evaluation.generate import draw
-    from diffusers_erasure.pipelines.base import load_base_pipeline
 
     model = _model(arguments)
-    base = load_base_pipeline(model).to(arguments.device)
+    base = open_model(model).to(arguments.device)
     pipes = {"before": base} if arguments.compare or not arguments.erasure else {}
     if arguments.erasure:
         pipes["after" if arguments.compare else "erased"] = erased_twin(base, arguments.erasure)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from diffusers_erasure import ErasedStableDiffusionPipeline
 from diffusers_erasure.cli.main import main
 
 Captured = pytest.CaptureFixture[str]
@@ -40,6 +41,25 @@ def test_before_and_after_differ_and_repeat(saved_artifact: Path, tmp_path: Path
         assert both.height > erased.height + 60
         above, below = _cells(both)
         assert ImageChops.difference(above, below).getbbox() is not None
+
+
+def test_a_pipeline_that_was_saved_erased_is_drawn_and_checked(
+    saved_artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    folder = tmp_path / "saved"
+    ErasedStableDiffusionPipeline.from_pretrained(saved_artifact).save_pretrained(folder)
+    drawn = ["--prompt", "a church", "--pretrained_model_name_or_path", folder, "--output"]
+    assert run(*drawn, tmp_path / "saved.png") == 0
+    assert run("--prompt", "a church", "--erasure", saved_artifact, "--output", tmp_path / "loaded.png") == 0
+    with Image.open(tmp_path / "saved.png") as saved, Image.open(tmp_path / "loaded.png") as loaded:
+        pictures = [one.crop((one.width - 90, 0, one.width, one.height)) for one in (saved, loaded)]
+        assert pictures[0].tobytes() == pictures[1].tobytes()
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 8
+    weights.write_bytes(data)
+    assert run(*drawn, tmp_path / "altered.png") == 2
+    assert not (tmp_path / "altered.png").exists()
 
 
 def _cells(picture: Image.Image) -> tuple[Image.Image, Image.Image]:
