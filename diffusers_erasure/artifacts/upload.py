@@ -67,6 +67,7 @@ class Pushed:
         commit: The commit.
         revision: Its branch.
         tag: Its tag.
+        pull_request: Whether a pull request was opened; with nothing to change there is none.
     """
 
     url: str
@@ -74,6 +75,7 @@ class Pushed:
     commit: str
     revision: str
     tag: str | None
+    pull_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def publish(plan: PushPlan, options: PushOptions) -> Pushed:
     _put_tag(api, repo, options.tag, commit.oid)
     logger.info("%s: pushed %d files as commit %s", repo, len(files), commit.oid)
     url = commit.pr_url or commit.commit_url
-    return Pushed(str(url), repo, commit.oid, branch, options.tag)
+    return Pushed(str(url), repo, commit.oid, branch, options.tag, commit.pr_url is not None)
 
 
 def check_login(token: str | bool | None = None) -> str:

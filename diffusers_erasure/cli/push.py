@@ -126,8 +126,10 @@ def _show_plan(plan: PushPlan) -> None:
 
 def _show_pushed(plan: PushPlan, pushed: Pushed, options: PushOptions) -> None:
     console.say(f"pushed as commit {pushed.commit} of {pushed.repo_id}, {pushed.revision}: {pushed.url}")
-    if options.create_pr:
+    if pushed.pull_request:
         console.say("it is a pull request: nothing is on the branch before it is merged")
+    elif options.create_pr:
+        console.say("no pull request was opened: the branch holds just these files")
     console.say("load it with:")
     for line in loading_lines(plan, pushed, options):
         console.say(f"    {line}")
