@@ -22,6 +22,7 @@ from diffusers_erasure.artifacts.push_plan import (
 )
 from diffusers_erasure.artifacts.safebytes import parse_header, read_bytes
 from diffusers_erasure.artifacts.upload import publish
+from diffusers_erasure.artifacts.weight_files import variant_of
 from diffusers_erasure.encoders.publishing import check_push as encoder_check
 from diffusers_erasure.encoders.source import EncoderSource
 from diffusers_erasure.errors import ConfigError, ErasureRequiredError, PublishError
@@ -32,8 +33,6 @@ from .index import INDEX_FILE, PipelineIndex, read_index, stock_class
 
 SAVING = ("variant", "max_shard_size")
 _PLAIN = re.compile(r"[\w.\-]+\.(json|txt|model|safetensors)")
-_WEIGHTS = re.compile(r"[\w\-]+(\.(?P<variant>[A-Za-z0-9_]+))?\.safetensors")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 def push_pipeline(pipe: Any, repo_id: str, **options: Any) -> str:
@@ -98,12 +97,14 @@ def plan_pipeline(folder: Path, repo_id: str, options: PushOptions) -> PushPlan:
     _refuse_subfolder(options)
     index = _index(folder)
     names = [INDEX_FILE, *_component_files(folder, index)]
-    card = own_card(folder) or rendered_card("render_pipeline_card", dict(index.content), repo_id=repo_id)
+    card = own_card(folder) or rendered_card(
+        "render_pipeline_card", dict(index.content), repo_id=repo_id, variant=variant_of(names) or ""
+    )
     plan = make_plan(folder, names, repo_id, options, kind="pipeline", card=card)
     for name in names:
         if name.endswith(".safetensors"):
             parse_header(read_bytes(folder / name, origin=str(folder / name)), origin=str(folder / name))
-    _open(folder, index.class_name, _variant(names))
+    _open(folder, index.class_name, variant_of(names))
     return plan
 
 
@@ -138,13 +139,6 @@ def _component_files(folder: Path, index: PipelineIndex) -> list[str]:
             )
         found += [f"{part}/{path.name}" for path in sorted(place.iterdir()) if _PLAIN.fullmatch(path.name)]
     return found
-
-
-def _variant(names: list[str]) -> str | None:
-    """The variant that all weights of a pipeline were saved as, if it is one."""
-    matches = [_WEIGHTS.fullmatch(_SHARD.sub("", name.rpartition("/")[2])) for name in names]
-    variants = {match["variant"] for match in matches if match is not None}
-    return variants.pop() if len(variants) == 1 else None
 
 
 def _open(folder: Path, class_name: str, variant: str | None) -> None:

@@ -88,7 +88,14 @@ def load_part(
     manifest = artifact.manifest
     check_kind(manifest)
     check_has(STATISTICS_NAME in manifest.attachments, manifest)
-    data = read_document(source, STATISTICS_NAME, manifest=manifest, max_bytes=MAX_STATISTICS_BYTES, **place)
+    data = read_document(
+        source,
+        STATISTICS_NAME,
+        manifest=manifest,
+        max_bytes=MAX_STATISTICS_BYTES,
+        revision=artifact.commit,
+        **place,
+    )
     return replace(artifact, documents={STATISTICS_NAME: data})
 
 
