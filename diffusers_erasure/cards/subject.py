@@ -152,6 +152,7 @@ class _EncoderFacts(_Lenient):
     base_model: str = ""
     base_revision: str | None = None
     artifact_digest: str | None = None
+    scale: float = 1.0
 
 
 class _Weights(_Lenient):
@@ -205,6 +206,7 @@ def encoder_subject(config: Mapping[str, Any]) -> Subject:
         xl=projected,
         provenance=(
             ("method", code(facts.method)),
+            *([("strength", f"{facts.scale:g} of what was trained")] if facts.scale != 1 else []),
             ("base model", base.told),
             ("base revision", code(facts.base_revision) if facts.base_revision else NOT_RECORDED),
             ("fingerprint of the weights", short_hash(entry.weights.fingerprint)),

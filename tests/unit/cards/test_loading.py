@@ -112,6 +112,7 @@ def test_a_whole_encoder(
     robust = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=erasure)
     robust.save_pretrained(tmp_path / "encoder")
     card = render_card(tmp_path / "encoder", repo_id=REPO)
+    assert "of what was trained" not in card
     drawn = pictures(card, {REPO: tmp_path / "encoder", "org/base": tiny_pipe_folder}, draw)
     assert len(drawn) == 2
     assert same(drawn, base_picture)
@@ -185,3 +186,21 @@ def test_a_card_does_not_depend_on_what_lies_here(folder: Path) -> None:
     card = render_card(folder, repo_id=REPO)
     Path(REPO).mkdir(parents=True)
     assert render_card(folder, repo_id=REPO) == card
+
+
+def test_an_encoder_of_half_strength_says_so(
+    tiny_pipe: Any, artifact_of: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    from diffusers_erasure import RobustEncoder, load_erasure, set_erasure_scale
+
+    edits = {
+        key: torch.full_like(value, 0.1)
+        for key, value in tiny_pipe.text_encoder.state_dict().items()
+        if "fc1.weight" in key
+    }
+    erasure = {"method": "esd", "concepts": ("dog",), "base_model": "org/base"}
+    tiny_pipe.text_encoder = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=erasure)
+    load_erasure(tiny_pipe, artifact_of({"text_encoder": DeltaEdit(edits)}), name="church")
+    set_erasure_scale(tiny_pipe, "church", 0.5)
+    tiny_pipe.text_encoder.save_pretrained(tmp_path / "encoder")
+    assert "| strength | 0.5 of what was trained |" in render_card(tmp_path / "encoder", repo_id=REPO)
