@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from diffusers_erasure.durable import write_whole
@@ -47,14 +48,13 @@ def write_page(stored: Stored, folder: Path) -> list[Path]:
     """Write page, pictures and both files.
 
     Raises:
-        MissingDependencyError: matplotlib is not installed.
+        MissingDependencyError: matplotlib or scipy is not installed.
     """
-    from diffusers_erasure.evaluation.curves import plot_available
-
-    if not plot_available():
+    missing = [name for name in ("matplotlib", "scipy") if find_spec(name) is None]
+    if missing:
         raise MissingDependencyError(
-            "the page of the benchmark has pictures, and matplotlib is not installed; expected it; install "
-            "diffusers-erasure[eval]"
+            f"the page of the benchmark has pictures and tests, and {' and '.join(missing)} is not "
+            "installed; expected it; install diffusers-erasure[eval]"
         )
     files = {STORED: stored.to_json(), **texts(stored)}
     contents = {name: text.encode() for name, text in files.items()} | pictures(stored)

@@ -9,13 +9,11 @@ from itertools import product
 import pytest
 
 from diffusers_erasure.benchmark.slots import (
-    MOST_ENUMERATED,
     contrast,
     contrast_of_values,
     mean_interval,
     sign_flip,
     smallest_p,
-    t_quantile,
 )
 from diffusers_erasure.evaluation.intervals import mcnemar_exact
 from diffusers_erasure.evaluation.proportion import Proportion
@@ -47,13 +45,15 @@ def literal(differences: Sequence[int]) -> float:
     ],
 )
 def test_p_is_that_of_every_assignment_of_signs(differences: tuple[int, ...]) -> None:
-    assert sign_flip(differences) == literal(differences)
-    assert sign_flip([100 * one / 34 for one in differences]) == literal(differences)  # rounding is no matter
+    assert sign_flip(differences) == pytest.approx(literal(differences))
+    assert sign_flip([100 * one / 34 for one in differences]) == pytest.approx(
+        literal(differences)
+    )  # rounding is no matter
 
 
 def test_too_many_to_go_through_are_drawn_the_same_way_each_time() -> None:
     generator = random.Random(3)
-    sixteen = [generator.randint(-20, 26) for _ in range(MOST_ENUMERATED)]
+    sixteen = [generator.randint(-20, 26) for _ in range(16)]
     exact = sign_flip(sixteen)
     drawn = sign_flip([*sixteen, 0.001])  # one more slot that hardly matters
     assert drawn == sign_flip([*sixteen, 0.001])
@@ -87,13 +87,9 @@ def test_equal_variants_differ_no_more_often_than_the_level(slots: int) -> None:
 
 
 def test_variants_that_differ_in_every_training_are_told_apart() -> None:
-    assert sign_flip([-3] * 12) == smallest_p(12) == 2**-11
+    assert sign_flip([-3] * 12) == pytest.approx(smallest_p(12))
+    assert smallest_p(12) == 2**-11
     assert smallest_p(3) == 0.25 > LEVEL
-
-
-def test_t_is_the_tables() -> None:
-    table = {1: 12.706, 2: 4.303, 3: 3.182, 5: 2.571, 8: 2.306, 11: 2.201, 14: 2.145, 30: 2.042}
-    assert {freedom: round(t_quantile(freedom), 3) for freedom in table} == table
 
 
 def test_the_interval_is_of_trainings() -> None:
