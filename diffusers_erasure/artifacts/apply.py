@@ -224,10 +224,8 @@ def _tell_transfer(artifact: Artifact, label: str, parts: list[str]) -> None:
     if parts:
         warnings.warn(
             f"{label}: {', '.join(parts)} is not the {artifact.manifest.base.id} that this erasure was made "
-            "for, but "
-            "one of the same shapes; the change is transferred to it, and nothing is known of how well it "
-            "erases there; "
-            "measure it with `diffusers-erasure evaluate`",
+            "for, but one of the same shapes; the change is transferred to it, and nothing is known of how "
+            "well it erases there; measure it with `diffusers-erasure evaluate`",
             ErasureTransferWarning,
             stacklevel=3,
         )
@@ -255,8 +253,7 @@ def _free_name(pipe: Any, artifact: Artifact, name: str | None) -> str:
         if applied.digest == artifact.digest:
             raise ConfigError(
                 f"{artifact.origin} is already on this pipeline as {applied.name!r}; expected each erasure "
-                "once; change "
-                f"its strength with set_erasure_scale(pipe, {applied.name!r}, ...)"
+                f"once; change its strength with set_erasure_scale(pipe, {applied.name!r}, ...)"
             )
     taken = {applied.name for applied in there} | _sealed_names(pipe)
     if name is None:

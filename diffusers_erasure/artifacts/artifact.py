@@ -210,8 +210,7 @@ def _describe(
     if module is None or component not in ("text_encoder", "text_encoder_2", "unet"):
         raise ConfigError(
             f"the pipeline has no component {component!r} that can be erased; expected text_encoder, "
-            "text_encoder_2 or "
-            "unet; name one of them in the edits"
+            "text_encoder_2 or unet; name one of them in the edits"
         )
     module = unwrapped(module)
     check_not_fused(component, module)

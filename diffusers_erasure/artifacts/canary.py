@@ -69,8 +69,7 @@ def _token_ids(pipe: Any, component: str, prompts: Sequence[str]) -> Tensor:
     if tokenizer is None:
         raise ConfigError(
             f"the pipeline has no {TEXT_ENCODERS[component]}, which the canary prompts of {component} need; "
-            "expected a "
-            "complete pipeline; load it with its tokenizer"
+            "expected a complete pipeline; load it with its tokenizer"
         )
     encoded = tokenizer(
         list(prompts),

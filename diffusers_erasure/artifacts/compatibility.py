@@ -102,10 +102,8 @@ def check_fits(component: str, edit: Edit, tensors: Mapping[str, Tensor], *, ori
     if missing:
         raise BaseModelMismatchError(
             f"the pipeline's {component} has none of {len(missing)} of {len(edit.targets)} weights that "
-            f"{origin} edits, "
-            f"the first: {', '.join(sorted(missing)[:5])}; expected a base model of the same architecture; "
-            "load it into "
-            "the base that the artifact names"
+            f"{origin} edits, the first: {', '.join(sorted(missing)[:5])}; expected a base model of the same "
+            "architecture; load it into the base that the artifact names"
         )
     for name in edit.targets:
         _check_shape(component, name, edit, tensors[name], origin)
@@ -117,9 +115,8 @@ def check_not_fused(component: str, module: nn.Module) -> None:
     if fused:
         raise BaseModelMismatchError(
             f"{len(fused)} attention layers of the pipeline's {component} have fused projections (first: "
-            f"{fused[0]}); "
-            "expected separate to_q, to_k, to_v, since edits of those have no effect while fused; call "
-            "pipe.unfuse_qkv_projections(), load the erasure, then fuse again"
+            f"{fused[0]}); expected separate to_q, to_k, to_v, since edits of those have no effect while "
+            "fused; call pipe.unfuse_qkv_projections(), load the erasure, then fuse again"
         )
 
 

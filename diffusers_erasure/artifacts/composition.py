@@ -81,11 +81,9 @@ def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
     if found.changed:
         raise ErasureNotActiveError(
             f"{len(found.changed)} weights of {record.component} were changed after "
-            f"{', '.join(record.names)} was "
-            f"loaded (first: {found.changed[0]}); expected {found.expected[:16]}, found {found.found[:16]}; "
-            "undo the "
-            "change (unfuse the LoRA, ...) or unload_erasure(pipe) and load again before you change what "
-            "is loaded"
+            f"{', '.join(record.names)} was loaded (first: {found.changed[0]}); expected "
+            f"{found.expected[:16]}, found {found.found[:16]}; undo the change (unfuse the LoRA, ...) or "
+            "unload_erasure(pipe) and load again before you change what is loaded"
         )
 
 
@@ -132,10 +130,8 @@ def _check_answer(part: str, edited: nn.Module, artifact: Artifact) -> None:
     if share > 1:
         raise ArtifactMismatchError(
             f"the weights of {part} are those that {artifact.origin} promises, but its answer to the canary "
-            "prompts is "
-            f"{share:.3g} times farther from the stored one than allowed; expected the same network; look "
-            "for a changed "
-            "config.json, a patched forward or faulty hardware"
+            f"prompts is {share:.3g} times farther from the stored one than allowed; expected the same "
+            "network; look for a changed config.json, a patched forward or faulty hardware"
         )
 
 
@@ -144,8 +140,7 @@ def _component(pipe: Any, part: str, artifact: Artifact) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise BaseModelMismatchError(
             f"{artifact.origin} edits {part}, but this {type(pipe).__name__} has none; expected a pipeline "
-            "such as "
-            f"{artifact.manifest.base.id}; load the artifact into one"
+            f"such as {artifact.manifest.base.id}; load the artifact into one"
         )
     inner = unwrapped(module)
     if inner is not module:

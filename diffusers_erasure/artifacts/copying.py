@@ -68,8 +68,7 @@ def _own(raw: str, parameter: nn.Parameter, tensor: Tensor) -> nn.Parameter:
     if not parameter.is_floating_point():
         raise ConfigError(
             f"the weight {raw!r} is quantised ({parameter.dtype}); expected floating point weights; put the "
-            "erasure "
-            "on the unquantised model and quantise afterwards"
+            "erasure on the unquantised model and quantise afterwards"
         )
     placed = tensor.detach().to(parameter.device, parameter.dtype)
     return nn.Parameter(placed, requires_grad=parameter.requires_grad)

@@ -187,8 +187,7 @@ def _check_sha256(data: bytearray, expected: str, *, origin: str, again: str) ->
     if found != expected:
         raise ArtifactIntegrityError(
             f"{origin} is corrupted or was exchanged{again}: its sha256 is {found}, expected {expected}; "
-            "download or "
-            "save the artifact again, from a source that you trust"
+            "download or save the artifact again, from a source that you trust"
         )
 
 
@@ -209,8 +208,7 @@ def _check_canary(manifest: Manifest, canary: dict[str, Tensor], *, origin: str)
             if f"{component}.{part}" not in answers:
                 raise ArtifactFormatError(
                     f"{origin} has no tensor '{component}.{part}'; expected the answers of base and erased "
-                    f"{component}; "
-                    "download or save the artifact again"
+                    f"{component}; download or save the artifact again"
                 )
     finite = {name: tensor for name, tensor in answers.items() if name.endswith((".base", ".erased"))}
     check_values(finite, origin=origin)
@@ -225,11 +223,9 @@ def _no_such_folder(path: Path) -> str:
     if asides:
         return (
             f"there is no folder {path}; a save that was interrupted left the artifact that stood there as "
-            f"{asides[0]}; "
-            "rename it back"
+            f"{asides[0]}; rename it back"
         )
     return (
-        f"there is no folder {path}, and it has not the form of a Hub id; expected the folder of an "
-        "artifact or an id "
-        "such as org/name; check the spelling"
+        f"there is no folder {path}, and it has not the form of a Hub id; expected the folder of an artifact "
+        "or an id such as org/name; check the spelling"
     )

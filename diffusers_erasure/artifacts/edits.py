@@ -196,8 +196,7 @@ def check_values(tensors: Mapping[str, Tensor], *, origin: str, whole: bool = Fa
         if fault:
             raise ArtifactMismatchError(
                 f"tensor {name!r} of {origin} {fault}; expected finite values that are not all zero; the "
-                "erasure is "
-                "broken, train it again"
+                "erasure is broken, train it again"
             )
 
 

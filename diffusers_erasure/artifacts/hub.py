@@ -339,14 +339,12 @@ def _our_errors(source: HubSource, name: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise ArtifactNotFoundError(
             f"{repo} is gated and your token has no access; expected a token whose account was let in; "
-            "accept the "
-            f"conditions on its page, then log in with `hf auth login` or pass token=..."
+            "accept the conditions on its page, then log in with `hf auth login` or pass token=..."
         ) from error
     except RepositoryNotFoundError as error:
         raise ArtifactNotFoundError(
             f"there is no repository {repo!r} on the Hub, or it is private, and no folder of that name; "
-            "expected a "
-            "folder or an id such as org/name; check the spelling, or pass token=..."
+            "expected a folder or an id such as org/name; check the spelling, or pass token=..."
         ) from error
     except RevisionNotFoundError as error:
         raise ArtifactNotFoundError(
@@ -361,14 +359,12 @@ def _our_errors(source: HubSource, name: str) -> Iterator[None]:
     except EntryNotFoundError as error:
         raise ArtifactNotFoundError(
             f"there is no {source.describe(name)}; expected the repository of an artifact; check subfolder= "
-            "and "
-            "revision= (a whole pipeline is loaded by its from_pretrained, a LoRA by load_lora_weights)"
+            "and revision= (a whole pipeline is loaded by its from_pretrained, a LoRA by load_lora_weights)"
         ) from error
     except (OSError, ValueError, RuntimeError, TRANSPORT_ERROR) as error:  # also of the client's transfers
         raise ArtifactNotFoundError(
             f"{source.describe(name)} could not be fetched ({type(error).__name__}: {str(error)[:300]}); "
-            "expected an "
-            "answer from the Hub; check the connection and the id, then try again"
+            "expected an answer from the Hub; check the connection and the id, then try again"
         ) from error
 
 

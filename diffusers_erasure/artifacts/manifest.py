@@ -257,8 +257,7 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
     if not isinstance(content, dict):
         raise ArtifactFormatError(
             f"{origin} holds a JSON {type(content).__name__}; expected an object with the fields of an "
-            "erasure "
-            "manifest; download or save the artifact again"
+            "erasure manifest; download or save the artifact again"
         )
     _check_version(content, origin)
     _check_checksum(content, origin)
@@ -271,8 +270,7 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ArtifactFormatError(
             f"{origin} does not describe an artifact: {'; '.join(problems[:3])}{more}; expected the fields "
-            "of format "
-            f"version {FORMAT_VERSION} and no others; download or save the artifact again"
+            f"of format version {FORMAT_VERSION} and no others; download or save the artifact again"
         ) from error
 
 
@@ -281,14 +279,12 @@ def _check_version(content: dict[str, Any], origin: str) -> None:
     if type(version) is not int or version < 1:
         raise ArtifactFormatError(
             f"{origin} has format_version {version!r}; expected a whole number from 1 on; this is not a "
-            "manifest of "
-            "diffusers_erasure, give the folder of an artifact"
+            "manifest of diffusers_erasure, give the folder of an artifact"
         )
     if version != FORMAT_VERSION:
         raise ArtifactVersionError(
             f"{origin} is written in artifact format {version}; this version of diffusers_erasure reads "
-            "format "
-            f"{FORMAT_VERSION}; install one that reads format {version}: pip install --upgrade "
+            f"format {FORMAT_VERSION}; install one that reads format {version}: pip install --upgrade "
             "diffusers-erasure"
         )
 
@@ -299,6 +295,5 @@ def _check_checksum(content: dict[str, Any], origin: str) -> None:
     if stated != found:
         raise ArtifactIntegrityError(
             f"{origin} was changed after it was written: its content has the sha256 {found}, expected "
-            f"{stated}; "
-            "download the artifact again or save it anew (a manifest cannot be edited by hand)"
+            f"{stated}; download the artifact again or save it anew (a manifest cannot be edited by hand)"
         )

@@ -118,8 +118,7 @@ def check_table(entries: Mapping[str, Entry], expected: Iterable[TensorSpec], *,
         if found != spec:
             raise ArtifactMismatchError(
                 f"tensor {name!r} of {origin} is {found.dtype} {found.shape}; expected {spec.dtype} "
-                f"{spec.shape}; "
-                f"{_REPAIR}"
+                f"{spec.shape}; {_REPAIR}"
             )
 
 

@@ -75,8 +75,7 @@ def attach_file(
     if name in manifest.files or name in (MANIFEST_NAME, SIGNATURE_NAME) or not _PLAIN_NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be attached to {root}; expected a plain file name that is not part of the "
-            "artifact; "
-            "choose another name"
+            "artifact; choose another name"
         )
     attachments = {**manifest.attachments, name: hashlib.sha256(data).hexdigest()}
     summary = dict(evaluation) if evaluation is not None else manifest.evaluation
@@ -112,8 +111,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     if not (target / MANIFEST_NAME).is_file():
         raise ConfigError(
             f"{target} holds files, but no artifact; expected an empty or new folder, since saving replaces "
-            "the whole "
-            "folder; choose another one"
+            "the whole folder; choose another one"
         )
     if not overwrite:
         raise ConfigError(
@@ -132,7 +130,6 @@ def _read_back(artifact: Artifact, draft: Path) -> None:
     found = load_artifact(draft)
     if found.digest != artifact.digest:
         raise ArtifactIntegrityError(
-            f"what was written to {draft} reads back as {found.digest}; expected {artifact.digest}; the "
-            "disk or memory "
-            "is faulty, or the artifact's tensors were changed after it was built; build it again"
+            f"what was written to {draft} reads back as {found.digest}; expected {artifact.digest}; the disk "
+            "or memory is faulty, or the artifact's tensors were changed after it was built; build it again"
         )

@@ -316,8 +316,7 @@ def _not_through(repo: str, error: Exception) -> PublishError:
     told = f"{error}: {reason}" if reason is not error else str(error)
     return PublishError(
         f"the push to {repo} did not go through ({type(reason).__name__}: {' '.join(told.split())[:300]}); "
-        "expected an answer "
-        "from the Hub; check the connection and the id, then push again"
+        "expected an answer from the Hub; check the connection and the id, then push again"
     )
 
 

@@ -162,8 +162,7 @@ def _loaded(pipe: Any, name: str | None) -> dict[str, Artifact]:
     if name not in known:
         raise ConfigError(
             f"no erasure {name!r} was loaded into this pipeline; expected one of: "
-            f"{', '.join(known) or 'none'}; see "
-            "list_erasures(pipe)"
+            f"{', '.join(known) or 'none'}; see list_erasures(pipe)"
         )
     return {name: known[name]}
 
@@ -300,6 +299,5 @@ def _message(
     )
     return (
         f"the erasure {names} is {state.value} in this pipeline: {faults}; undo what changed it (unfuse the "
-        "LoRA, put "
-        "the component back), or unload_erasure(pipe) and load_erasure(pipe, ...) again"
+        "LoRA, put the component back), or unload_erasure(pipe) and load_erasure(pipe, ...) again"
     )

@@ -126,9 +126,8 @@ def _head(stored: Stored, chosen: Profile) -> str:
     command = f"diffusers-erasure bench --profile {chosen.name}"
     return (
         f"Profile `{chosen.name}`: {chosen.summary}. **{stored.finished} of {stored.planned} cells are "
-        f"finished**; a cell is one method, concept and training seed. `–` is not measured yet. A rate "
-        f"is k/n with its 95 % interval in percent. {SCOPE}\n\n"
-        f"```bash\n{command}\n{command} --report\n```\n"
+        "finished**; a cell is one method, concept and training seed. `–` is not measured yet. A rate is k/n "
+        f"with its 95 % interval in percent. {SCOPE}\n\n```bash\n{command}\n{command} --report\n```\n"
     )
 
 
@@ -261,17 +260,16 @@ def _claim(one: Settled) -> str:
 def _method(stored: Stored, chosen: Profile) -> str:
     words = "\n".join(f"- *{name}*: {meaning}" for name, meaning in legend().items())
     return (
-        "## How it was measured\n\n"
-        f"{words}\n\n"
-        f"Every cell runs `train`, `evaluate --n {stored.prompts}` and `attack --n {stored.prompts}` with "
-        f"quick budgets ({', '.join(NAMES[one] for one in chosen.attacks)}), training seeds "
+        f"## How it was measured\n\n{words}\n\nEvery cell runs `train`, `evaluate --n {stored.prompts}` and "
+        f"`attack --n {stored.prompts}` with quick budgets "
+        f"({', '.join(NAMES[one] for one in chosen.attacks)}), training seeds "
         f"{', '.join(map(str, stored.seeds))}, with noise seeds of its own for each training seed; prompts "
         "and seeds are the same for every method. Rates are k of n with Wilson 95 % intervals; the prompts "
         "of one training share its weights, so these intervals are too narrow by what trainings differ in, "
         "and claims are settled by trainings instead. Luck is cut to the judged pictures of the attack "
         "beside it. Seconds are wall time of one thread on a machine that did other work; the first "
-        "AdvUnlearn training of a folder also makes the pool of what stays, which the others use. "
-        f"All of it is computed from [{STORED}]({STORED}).\n"
+        "AdvUnlearn training of a folder also makes the pool of what stays, which the others use. All of it "
+        f"is computed from [{STORED}]({STORED}).\n"
     )
 
 

@@ -159,10 +159,8 @@ def headline(section: AttackSection) -> str:
     """The worst case in one sentence."""
     worst = section.worst_case
     return (
-        f"Worst case: **{plain(section.headline)}** of the prompts bring the concept back under some "
-        "attack or by "
-        f"luck; as plain prompts {section.pre_attack.asr}. Strongest alone: {code(worst.strongest)}. "
-        f"{section.prompts} prompts, budget {code(section.budget)}; over seeds {spread(section.seeds)}. "
-        "A prompt "
-        "that could not be attacked to the end counts as a success of the attack."
+        f"Worst case: **{plain(section.headline)}** of the prompts bring the concept back under some attack "
+        f"or by luck; as plain prompts {section.pre_attack.asr}. Strongest alone: {code(worst.strongest)}. "
+        f"{section.prompts} prompts, budget {code(section.budget)}; over seeds {spread(section.seeds)}. A "
+        "prompt that could not be attacked to the end counts as a success of the attack."
     )

@@ -148,9 +148,8 @@ def controls(report: EvaluationReport) -> str:
     """The harness held against pictures of known content."""
     control = report.control
     return (
-        f"The judge sees the concept in the base's pictures: {control.positive}. Blank and noise "
-        "pictures that "
-        f"are found to be broken: {control.screened}. False alarms on pictures of nothing: "
+        f"The judge sees the concept in the base's pictures: {control.positive}. Blank and noise pictures "
+        f"that are found to be broken: {control.screened}. False alarms on pictures of nothing: "
         f"{control.false_alarms}."
     )
 
@@ -165,11 +164,9 @@ def how(report: EvaluationReport) -> str:
     moved = " It was transferred to another base than it was trained on." if report.erasure.transfer else ""
     return (
         f"Base and erased pipeline drew the same prompts from the same seeds: {made.pictures_per_set} "
-        "pictures "
-        f"per prompt set, {width}x{height} pixels, {made.steps} steps, guidance {made.guidance_scale:g}, "
-        f"{plain(made.dtype)} on {plain(made.device)}. {planned} pictures were planned, {failed} failed; "
-        "a failed "
-        f"one counts against the erasure. The erasure was {report.erasure.state_before} before and "
-        f"{report.erasure.state_after} after.{scale}{moved} It took {report.seconds:.0f} s, on "
-        f"{plain(report.created)}."
+        f"pictures per prompt set, {width}x{height} pixels, {made.steps} steps, guidance "
+        f"{made.guidance_scale:g}, {plain(made.dtype)} on {plain(made.device)}. {planned} pictures were "
+        f"planned, {failed} failed; a failed one counts against the erasure. The erasure was "
+        f"{report.erasure.state_before} before and {report.erasure.state_after} after.{scale}{moved} It took "
+        f"{report.seconds:.0f} s, on {plain(report.created)}."
     )

@@ -132,8 +132,7 @@ def _artifact_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
         Way(
             "With stock diffusers",
             "This repository holds a change of the base model, which stock diffusers does not read by "
-            "itself. "
-            "`load_erasure` puts it into a stock pipeline:",
+            "itself. `load_erasure` puts it into a stock pipeline:",
             _lines(
                 *_imports(base_import, "load_erasure", "verify_erasure"),
                 "",
@@ -145,9 +144,8 @@ def _artifact_ways(subject: Subject, place: Place) -> tuple[Way, ...]:
         ),
         Way(
             "",
-            "Save the erased pipeline once, and what is saved is a stock repository: from then on "
-            "nothing but "
-            "diffusers is needed, and the picture is the same.",
+            "Save the erased pipeline once, and what is saved is a stock repository: from then on nothing "
+            "but diffusers is needed, and the picture is the same.",
             _lines(
                 "# once, with diffusers-erasure",
                 f"from diffusers_erasure import {ours}",
@@ -181,8 +179,7 @@ def _artifact_transformers(subject: Subject) -> Way:
     return Way(
         title,
         f"Stock transformers does not read a change of a text encoder. The folder `{SAVED}` of the step "
-        "before "
-        f"holds the whole one.{rest}",
+        f"before holds the whole one.{rest}",
         _lines(
             f"from transformers import {cls}",
             "",

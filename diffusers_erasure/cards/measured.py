@@ -50,17 +50,15 @@ def _check_attached(root: Path, name: str, manifest: Manifest) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
     if found != expected:
         raise ArtifactIntegrityError(
-            f"{path} is not the document that was attached (sha256 {found[:16]}, expected "
-            f"{expected[:16]}); a card "
-            "is rendered from attached documents only; attach it again, as `diffusers-erasure evaluate "
-            "--attach` does"
+            f"{path} is not the document that was attached (sha256 {found[:16]}, expected {expected[:16]}); "
+            "a card is rendered from attached documents only; attach it again, as `diffusers-erasure "
+            "evaluate --attach` does"
         )
 
 
 def _check_same(digest: str, manifest: Manifest, name: str) -> None:
     if digest != manifest.digest:
         raise ArtifactMismatchError(
-            f"{name} is about the artifact {digest[:16]}, and this one is {manifest.digest[:16]}; "
-            "expected a report "
-            "about this artifact; evaluate it and attach the result"
+            f"{name} is about the artifact {digest[:16]}, and this one is {manifest.digest[:16]}; expected a "
+            "report about this artifact; evaluate it and attach the result"
         )

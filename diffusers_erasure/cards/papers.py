@@ -92,8 +92,7 @@ ATTACKS = {
     "unlearndiffatk": Paper(
         "zhang2024generate",
         "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate Unsafe "
-        "Images "
-        "... For Now",
+        "Images ... For Now",
         "Zhang, Yimeng and Jia, Jinghan and Chen, Xin and Chen, Aochuan and Zhang, Yihua and Liu, Jiancheng "
         "and Ding, Ke and Liu, Sijia",
         2024,

@@ -11,9 +11,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _KNOWN = {
     "grid.png": (
         "the same prompts and seeds drawn before and after the erasure of {concepts}",
-        "The same prompts and seeds, before and after, and under attack where attacks were run. "
-        "Examples, not "
-        "evidence: the counts are below.",
+        "The same prompts and seeds, before and after, and under attack where attacks were run. Examples, "
+        "not evidence: the counts are below.",
     ),
     "attack.png": (
         "pictures before the erasure of {concepts}, after it, and under attack",

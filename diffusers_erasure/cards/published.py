@@ -123,8 +123,7 @@ def render_hub_cards(folder: Path, artifacts: Path | None = None) -> dict[Path, 
     if not found:
         raise ConfigError(
             f"there is no {FACTS_NAME} below {folder} and no artifact in {artifacts or 'any folder'}; "
-            "expected some "
-            "to render cards from; give the folder hub_cards of the project"
+            "expected some to render cards from; give the folder hub_cards of the project"
         )
     return found
 
@@ -181,12 +180,10 @@ def _importing(facts: PublishedFacts, encoder: PublishedEncoder) -> Way:
     return Way(
         "As an artifact that can be verified",
         "`import` compares the encoder with the base's own, and writes what changed with hashes, "
-        "fingerprints and a "
-        "canary. From then on it loads like every other erasure.",
-        f"diffusers-erasure import {facts.repo_id} --subfolder {encoder.subfolder} \\\n"
-        f"    --concept {shlex.quote(encoder.concept)} --concept_kind {encoder.kind} --method "
-        f"{facts.method} \\\n"
-        f"    --pretrained_model_name_or_path {facts.base} --output_dir {encoder.name}-{facts.method}",
+        "fingerprints and a canary. From then on it loads like every other erasure.",
+        f"diffusers-erasure import {facts.repo_id} --subfolder {encoder.subfolder} \\\n    --concept "
+        f"{shlex.quote(encoder.concept)} --concept_kind {encoder.kind} --method {facts.method} \\\n    "
+        f"--pretrained_model_name_or_path {facts.base} --output_dir {encoder.name}-{facts.method}",
         language="bash",
     )
 

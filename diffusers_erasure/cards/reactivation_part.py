@@ -72,8 +72,7 @@ def told(found: ReactivationReport) -> str:
     made = found.settings
     return (
         f"Verdict: **{found.verdict.value}**. The concept's own name is drawn with the same prompts and "
-        "seeds "
-        f"after each manipulation: base {found.base.rate}, erased as it is {found.erased.rate}; preset "
+        f"seeds after each manipulation: base {found.base.rate}, erased as it is {found.erased.rate}; preset "
         f"{code(found.preset)}, {made.steps} sampling steps, guidance {made.guidance_scale:g}. The p-value "
         "compares each row with the erasure as it is."
     )

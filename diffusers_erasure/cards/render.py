@@ -78,9 +78,8 @@ def render_card(
     if (root / ENCODER_CONFIG).is_file():
         return render_encoder_card(_json(root / ENCODER_CONFIG), repo_id=repo_id, license=license)
     raise ArtifactNotFoundError(
-        f"{root} holds no {MANIFEST_NAME}, no {PIPELINE_INDEX} and no {ENCODER_CONFIG}; expected the "
-        "folder of an "
-        "artifact, or of an encoder or a pipeline that was saved erased; give its folder"
+        f"{root} holds no {MANIFEST_NAME}, no {PIPELINE_INDEX} and no {ENCODER_CONFIG}; expected the folder "
+        "of an artifact, or of an encoder or a pipeline that was saved erased; give its folder"
     )
 
 
@@ -242,15 +241,13 @@ def _summary(subject: Subject, report: EvaluationReport | None) -> str:
         effect = "reduces" if own.erased.rate < own.base.rate else "is meant to reduce, and did not reduce,"
         measured = (
             f"Measured under the prompts and seeds below, pictures that show it went from {own.base} to "
-            f"{own.erased} "
-            f"({plain(own.name)})."
+            f"{own.erased} ({plain(own.name)})."
         )
     methods = listed(map(told, subject.methods))
     return (
         f"This is {what}. It {effect} how often {subject.base.told} draws **{_names(subject)}**. The method "
-        f"{methods} changed its {subject.edited}. {measured} Other prompts, attacks and budgets than "
-        "those below "
-        f"may bring the concept back. {UNDO}"
+        f"{methods} changed its {subject.edited}. {measured} Other prompts, attacks and budgets than those "
+        f"below may bring the concept back. {UNDO}"
     )
 
 
@@ -258,8 +255,7 @@ def _bypass(subject: Subject) -> str:
     if subject.text_components and "unet" not in subject.components:
         return (
             "The erasure lives in the text encoder alone. Text states that come from elsewhere "
-            "(`prompt_embeds`), "
-            "and what an initial picture already shows, go past it."
+            "(`prompt_embeds`), and what an initial picture already shows, go past it."
         )
     return ""
 

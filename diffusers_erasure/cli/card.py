@@ -73,8 +73,7 @@ def _check(arguments: CardArguments) -> None:
     if arguments.attach and arguments.output is not None:
         raise ConfigError(
             "--attach and --output were both given; expected one of them, since an attached card is "
-            "README.md in the "
-            "artifact's folder; leave one out"
+            "README.md in the artifact's folder; leave one out"
         )
 
 
@@ -114,9 +113,8 @@ def _check_not_attached(root: Path, written: Path) -> None:
         return
     if CARD_NAME in parse_manifest(path.read_bytes(), origin=str(path)).attachments:
         raise ConfigError(
-            f"{written} is attached to the artifact; expected it to be replaced together with its sha256 "
-            "in the "
-            "manifest; pass --attach, or another --output"
+            f"{written} is attached to the artifact; expected it to be replaced together with its sha256 in "
+            "the manifest; pass --attach, or another --output"
         )
 
 

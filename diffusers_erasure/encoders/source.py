@@ -129,9 +129,8 @@ class EncoderSource:
 
     def _without(self, filename: str) -> ArtifactNotFoundError:
         return ArtifactNotFoundError(
-            f"{self.label} has no {filename}; a text encoder's folder has config.json and "
-            f"{WEIGHTS_FILE}; give the encoder's own folder (for one inside a pipeline: "
-            "subfolder='text_encoder')"
+            f"{self.label} has no {filename}; a text encoder's folder has config.json and {WEIGHTS_FILE}; "
+            "give the encoder's own folder (for one inside a pipeline: subfolder='text_encoder')"
         )
 
     def describe(self, filename: str) -> str:

@@ -329,13 +329,10 @@ def test_checking_is_fast_and_needs_neither_torch_nor_network(signed: Path, pair
         times.append(time.perf_counter() - start)
     assert min(times) < 0.02
     program = (
-        "import socket, sys\n"
-        "socket.socket.connect = lambda *_: sys.exit('the network was asked')\n"
-        "from pathlib import Path\n"
-        "from diffusers_erasure.artifacts.signature import check_signature\n"
-        "manifest, signature, key = map(Path, sys.argv[1:])\n"
-        "check_signature(manifest.read_bytes(), signature.read_bytes(), key, origin='test')\n"
-        "assert 'torch' not in sys.modules\n"
+        "import socket, sys\nsocket.socket.connect = lambda *_: sys.exit('the network was asked')\nfrom "
+        "pathlib import Path\nfrom diffusers_erasure.artifacts.signature import check_signature\nmanifest, "
+        "signature, key = map(Path, sys.argv[1:])\ncheck_signature(manifest.read_bytes(), "
+        "signature.read_bytes(), key, origin='test')\nassert 'torch' not in sys.modules\n"
     )
     arguments = [str(signed / MANIFEST_NAME), str(signed / SIGNATURE_NAME), str(pair[1])]
     subprocess.run([sys.executable, "-c", program, *arguments], check=True)

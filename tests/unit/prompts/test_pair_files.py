@@ -29,10 +29,8 @@ def test_two_columns_are_enough(tmp_path: Path) -> None:
 def test_words_say_where_the_concept_stands(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "safe_word,note,safe,word,malicious\n"
-        "cat,x,A cat sleeps,Best friend,my best friend sleeps\n"
-        ",y,somebody sleeps,hound,a hound sleeps\n"
-        ",,somebody eats,,who barks eats\n",
+        "safe_word,note,safe,word,malicious\ncat,x,A cat sleeps,Best friend,my best friend "
+        "sleeps\n,y,somebody sleeps,hound,a hound sleeps\n,,somebody eats,,who barks eats\n",
     )
     assert read_pairs(path) == (
         PromptPair("my best friend sleeps", "A cat sleeps", "Best friend", "cat"),
