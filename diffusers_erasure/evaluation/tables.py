@@ -44,10 +44,10 @@ def report_table(report: EvaluationReport) -> Group:
 
 
 def methods_table(reports: Mapping[str, EvaluationReport], *, title: str) -> Table:
-    """Several erasures, a line each: pictures that show what was asked for, and what attacks bring back.
+    """Several erasures, a column each: pictures that show what was asked for, and what attacks bring back.
 
     Args:
-        reports: By the name that a line gets.
+        reports: By the name that a column gets.
         title: What they have in common.
     """
     sets = list(dict.fromkeys(row.name for report in reports.values() for row in report.rows))
@@ -60,14 +60,15 @@ def methods_table(reports: Mapping[str, EvaluationReport], *, title: str) -> Tab
         box=None,
         pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
-    for heading in (*sets, *attacks):
-        table.add_column(heading.replace("_", " "), justify="right", overflow="fold")
-    for method, report in reports.items():
-        rows = [report.row(name) for name in sets]
-        drawn = ["-" if row is None else f"{row.erased.k}/{row.erased.n}" for row in rows]
-        brought_back = _brought_back(report)
-        table.add_row(method, *drawn, *(brought_back.get(name, "-") for name in attacks))
+    table.add_column("pictures, prompts", no_wrap=True)
+    for method in reports:
+        table.add_column(method, justify="right", overflow="fold")
+    for name in sets:
+        rows = [report.row(name) for report in reports.values()]
+        table.add_row(name, *("-" if row is None else f"{row.erased.k}/{row.erased.n}" for row in rows))
+    for name in attacks:
+        rates = [_brought_back(report).get(name, "-") for report in reports.values()]
+        table.add_row(name.replace("_", " "), *rates)
     return table
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.cli.demo import shipped_rivals
@@ -58,7 +59,12 @@ def test_the_table_says_which_attacks_were_tried() -> None:
     table = methods_table(reports, title="of the package")
     assert str(table.title).startswith("of the package: pictures that show")
     columns = {str(column.header): list(column.cells) for column in table.columns}
-    assert columns["method"] == list(reports)
-    for name, tried in (("unlearndiffatk", True), ("soft prompt", False)):
-        cell = columns[name][list(reports).index("embedded/church-trce")]
-        assert (cell != "-") == tried
+    (names, *_) = columns.values()
+    assert list(columns)[1:] == list(reports)
+    for name, tried in (("own name", True), ("unlearndiffatk", True), ("soft prompt", False)):
+        assert (columns["embedded/church-trce"][names.index(name)] != "-") == tried
+    rivals = shipped_rivals(["church"], besides="")
+    found = {name: read_report(folder / "evaluation.json") for name, folder in rivals.items()}
+    console = Console(width=80, record=True)
+    console.print(methods_table(found, title="of the package"))
+    assert "  100/100  " in console.export_text()  # an ordinary terminal is wide enough
