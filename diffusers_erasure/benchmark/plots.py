@@ -113,7 +113,7 @@ def _panel(axes: Axes, shown: Shown, looks: Mapping[str, Mapping[str, Any]]) -> 
     axes.axvline(LIKE_BASE, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_xlim(lowest, highest)
     axes.set_ylim(*HEIGHT)
-    axes.set_xlabel("retention, points from the base")
+    axes.set_xlabel("retention, points from the base\n(side by side where they would meet)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
