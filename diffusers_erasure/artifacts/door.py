@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from diffusers_erasure.durable import REPLACED
 from diffusers_erasure.embedded import resolve_model
 from diffusers_erasure.errors import (
     ArtifactFormatError,
@@ -216,7 +217,7 @@ def _check_canary(manifest: Manifest, canary: dict[str, Tensor], *, origin: str)
 
 def _no_such_folder(path: Path) -> str:
     asides = (
-        [p for p in path.parent.glob(".*") if p.name.startswith(f".{path.name}.replaced-")]
+        [p for p in path.parent.glob(".*") if p.name.startswith(f".{path.name}.{REPLACED}-")]
         if path.name
         else []
     )

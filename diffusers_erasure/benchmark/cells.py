@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
@@ -151,7 +152,7 @@ class Cell:
         command = [TRAIN, *arguments, "--output_dir", str(self.artifact)]
         if self.variant.method in RETAIN_BANK and "--max_retain_prompts" not in command:
             command += ["--retain_bank", str(self.work_dir / "retain-bank")]
-        return Step(TRAIN, self.artifact / "erasure_config.json", tuple(command))
+        return Step(TRAIN, self.artifact / MANIFEST_NAME, tuple(command))
 
 
 def cells(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers_erasure.artifacts.manifest import Manifest, parse_manifest
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from diffusers_erasure.errors import ConfigError
 
 from .cells import Cell
@@ -31,7 +31,7 @@ def read_manifest(cell: Cell, settings_of: SettingsOf) -> Manifest:
         ArtifactError: The file is no manifest.
         ConfigError: It was trained by another method, with another seed or with other settings.
     """
-    file = cell.artifact / "erasure_config.json"
+    file = cell.artifact / MANIFEST_NAME
     manifest = parse_manifest(file.read_bytes(), origin=str(file))
     found = {name: record.value for name, record in manifest.settings.items()}
     asked = {name: value for name, value in settings_of(cell).items() if name in found}

@@ -32,8 +32,8 @@ PROGRAM = (sys.executable, "-m", "diffusers_erasure")
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "OMP_NUM_THREADS": "1",  # cells run side by side; small matrices are not worth sharing
-        "MALLOC_MMAP_THRESHOLD_": str(2**30),  # glibc keeps a tensor's pages for the next one: a tenth of the
-        "MALLOC_TRIM_THRESHOLD_": str(2**30),  # time of a UNet evaluation went into getting them back
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),  # glibc keeps a tensor's pages for the next one: a seventh of
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),  # the time of a UNet evaluation went into getting them back
     }
 )
 """What a step's process is given unless it is set."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.evaluation.attack_file import AttackFile
 from diffusers_erasure.evaluation.fidelity import EVERYTHING
@@ -135,7 +136,7 @@ def read_cell(cell: Cell, settings_of: SettingsOf) -> CellRecord | None:
         ConfigError: Its artifact was trained otherwise than its variant says, or a report is of another one.
         EvaluationError: One of its reports contradicts itself.
     """
-    if not (cell.artifact / "erasure_config.json").is_file():
+    if not (cell.artifact / MANIFEST_NAME).is_file():
         return None
     manifest = read_manifest(cell, settings_of)
     values: dict[str, object] = {
