@@ -9,17 +9,20 @@ so that the n prompts of three training seeds are 3 n different pictures.
                                           <attack>/            attack.json, outcomes.jsonl and a picture
                                           <step>.log           what the step said
                                           seconds.json         wall seconds of steps that ran in one go
+
+What an earlier run measured need not lie in the folder: its condensed results stand for its steps (`Known`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, Manifest, canonical_json, parse_manifest
 from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
@@ -45,20 +48,37 @@ class Step:
         name: `train`, `evaluate`, or the attack's.
         done: The file that tells that it is finished.
         command: What stands after `diffusers-erasure`.
+        known: Whether an earlier run's results stand for it.
     """
 
     name: str
     done: Path
     command: tuple[str, ...]
+    known: bool = False
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do; failed prompts of an attack are left to be tried again."""
+        if self.known:
+            return True
         if not self.done.is_file():
             return False
         if self.name in (TRAIN, EVALUATE):
             return True
         return not _FAILED_PROMPTS.search(self.done.read_text(encoding="utf-8", errors="replace"))
+
+
+@dataclass(frozen=True)
+class Known:
+    """Steps of a cell whose results an earlier run left, without its folder.
+
+    Attributes:
+        weights: Digest of the weights that they are of (`weights_digest`); empty if it was not kept.
+        steps: Their names; training is none, since its result is the artifact.
+    """
+
+    weights: str
+    steps: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,7 @@ class Cell:
         work_dir: Where the benchmark lies.
         attacks: What is tried on it.
         prompts: Pictures of each prompt set, and prompts of each attack.
+        known: What an earlier run measured; None if nothing.
     """
 
     variant: Variant
@@ -80,6 +101,7 @@ class Cell:
     work_dir: Path
     attacks: tuple[str, ...]
     prompts: int
+    known: Known | None = None
 
     def __str__(self) -> str:
         """For a person."""
@@ -133,7 +155,26 @@ class Cell:
         return int(found[0]) if len(found) == 1 and TRAIN in self.seconds else None
 
     def steps(self) -> Iterator[Step]:
-        """What fills the folder, in order."""
+        """What fills the folder, in order.
+
+        Raises:
+            ArtifactError: The folder's artifact has no manifest that can be read.
+        """
+        known = self._known_steps()
+        for step in self._every_step():
+            yield replace(step, known=step.name in known)
+
+    def _known_steps(self) -> frozenset[str]:
+        """What need not be run; measurements of other weights than the folder's stand for nothing."""
+        if self.known is None:
+            return frozenset()
+        if (file := self.artifact / MANIFEST_NAME).is_file():
+            here = weights_digest(parse_manifest(file.read_bytes(), origin=str(file)))
+            return self.known.steps if here == self.known.weights else frozenset()
+        measured = {EVALUATE, *self.attacks} <= self.known.steps
+        return self.known.steps | {TRAIN} if measured else self.known.steps
+
+    def _every_step(self) -> Iterator[Step]:
         yield self._training()
         drawn = ("--n", str(self.prompts), "--first_seed", str(FIRST_SEED + SEEDS_APART * self.seed))
         artifact = str(self.artifact)
@@ -196,6 +237,12 @@ def cells(
         for variant in chosen.variants
         if variant.slug in (methods or slugs)
     ]
+
+
+def weights_digest(manifest: Manifest) -> str:
+    """sha256 that names an artifact's weights, whatever versions trained them."""
+    files = {spec.file: manifest.files[spec.file] for spec in manifest.components.values()}
+    return hashlib.sha256(canonical_json(files)).hexdigest()
 
 
 def check_work_folder(work_dir: Path, prompts: int) -> None:

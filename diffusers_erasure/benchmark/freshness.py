@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -19,6 +20,7 @@ from .cells import Cell
 SettingsOf = Callable[[Cell], Mapping[str, Any]]
 """The settings that a cell's command comes to and that an artifact records, as JSON values."""
 MOST_SHOWN = 3
+NO_FACTS: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
 
 
 def read_manifest(cell: Cell, settings_of: SettingsOf) -> Manifest:
@@ -34,21 +36,49 @@ def read_manifest(cell: Cell, settings_of: SettingsOf) -> Manifest:
     file = cell.artifact / MANIFEST_NAME
     manifest = parse_manifest(file.read_bytes(), origin=str(file))
     found = {name: record.value for name, record in manifest.settings.items()}
-    asked = {name: value for name, value in settings_of(cell).items() if name in found}
-    facts = {
-        "method": (manifest.method, cell.variant.method),
-        "seed": (manifest.seed, cell.seed),
-        **{name: (found[name], value) for name, value in asked.items()},
-    }
-    other = [f"{name} {was!r}, not {now!r}" for name, (was, now) in facts.items() if was != now]
+    facts = {"method": (manifest.method, cell.variant.method), "seed": (manifest.seed, cell.seed)}
+    check_settings(
+        cell,
+        found,
+        settings_of,
+        facts,
+        where=f"the artifact in {cell.artifact}",
+        remedy=f"delete {cell.folder}",
+    )
+    return manifest
+
+
+def check_settings(
+    cell: Cell,
+    found: Mapping[str, Any],
+    settings_of: SettingsOf,
+    facts: Mapping[str, tuple[Any, Any]] = NO_FACTS,
+    *,
+    where: str,
+    remedy: str,
+) -> None:
+    """Refuse what was trained otherwise than a cell's variant says.
+
+    Args:
+        cell: Whose it is said to be.
+        found: Its recorded settings.
+        settings_of: The settings that the cell's command comes to.
+        facts: What else is compared: what was found and what is expected.
+        where: What is refused, for the message.
+        remedy: What to do about it.
+
+    Raises:
+        ConfigError: A setting or a fact is another one.
+    """
+    asked = {name: (found[name], value) for name, value in settings_of(cell).items() if name in found}
+    other = [f"{name} {was!r}, not {now!r}" for name, (was, now) in {**facts, **asked}.items() if was != now]
     if other:
         more = f" and {len(other) - MOST_SHOWN} more" if len(other) > MOST_SHOWN else ""
         raise ConfigError(
-            f"{cell}: the artifact in {cell.artifact} was trained otherwise than its variant says: "
+            f"{cell}: {where} was trained otherwise than its variant says: "
             f"{', '.join(other[:MOST_SHOWN])}{more}; expected what {cell.variant.slug} stands for now; "
-            f"delete {cell.folder} and run the benchmark again"
+            f"{remedy} and run the benchmark again"
         )
-    return manifest
 
 
 def check_digest(cell: Cell, manifest: Manifest, report: Path, digest: str) -> None:

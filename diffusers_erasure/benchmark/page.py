@@ -123,11 +123,17 @@ def _shown(stored: Stored, chosen: Profile) -> Shown:
 
 
 def _head(stored: Stored, chosen: Profile) -> str:
-    command = f"diffusers-erasure bench --profile {chosen.name}"
+    command = "diffusers-erasure bench"
+    commands = (
+        f"{command} --profile {chosen.name}  # everything anew",
+        f"{command} --profile {chosen.name} --known {STORED}  # what is missing here",
+        f"{command} --stored {STORED}  # this page again, from the file beside it",
+    )
+    lines = "\n".join(commands)
     return (
         f"Profile `{chosen.name}`: {chosen.summary}. **{stored.finished} of {stored.planned} cells are "
         "finished**; a cell is one method, concept and training seed. `–` is not measured yet. A rate is k/n "
-        f"with its 95 % interval in percent. {SCOPE}\n\n```bash\n{command}\n{command} --report\n```\n"
+        f"with its 95 % interval in percent. {SCOPE}\n\n```bash\n{lines}\n```\n"
     )
 
 

@@ -9,11 +9,11 @@ runs. Needs no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.errors import EvaluationError
@@ -24,9 +24,9 @@ from diffusers_erasure.evaluation.records import Record, Verdict
 from diffusers_erasure.evaluation.report import EvaluationReport, read_report
 from diffusers_erasure.evaluation.worst_case import MARKS, NONE, SUCCESS
 
-from .cells import TRAIN, Cell
+from .cells import TRAIN, Cell, weights_digest
 from .freshness import SettingsOf, check_digest, read_manifest
-from .profiles import LUCK, Profile
+from .profiles import LUCK
 
 FORMAT: Literal[1] = 1
 OWN_NAME = "own name"
@@ -81,6 +81,8 @@ class CellRecord(Record):
     variant: str = Field(description="slug")
     concept: str
     seed: int = Field(description="of the training")
+    weights: str = Field(default="", description="digest of the artifact's weights; empty: not kept")
+    settings: Mapping[str, JsonValue] = Field(default={}, description="of the training")
     verdict: Verdict | None = Field(default=None, description="of the evaluation; null: not evaluated yet")
     sets: tuple[SetCounts, ...] = ()
     agreement: float | None = Field(default=None, description="mean cosine of kept pictures to the base's")
@@ -143,6 +145,8 @@ def read_cell(cell: Cell, settings_of: SettingsOf) -> CellRecord | None:
         "variant": cell.variant.slug,
         "concept": cell.concept,
         "seed": cell.seed,
+        "weights": weights_digest(manifest),
+        "settings": {name: record.value for name, record in manifest.settings.items()},
         "train_seconds": cell.seconds.get(TRAIN),
         "unet_evaluations": cell.unet_evaluations,
         "artifact_bytes": sum(one.stat().st_size for one in cell.artifact.glob("*.safetensors")),
@@ -203,37 +207,6 @@ def _successes_at(file: Path) -> tuple[int | None, ...]:
     """Per prompt the judged picture of the first success."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return tuple(json.loads(line)["success_at"] for line in lines)
-
-
-def gather(
-    profile: Profile, main: Iterable[Cell], further: Iterable[Cell] = (), *, settings_of: SettingsOf
-) -> Stored:
-    """Read what there is of a profile's cells, and of those that its page shows besides.
-
-    Args:
-        profile: Which one.
-        main: Its cells.
-        further: Cells of other profiles; one that is of both is read once, with the attacks of both.
-        settings_of: The settings that a cell's command comes to.
-    """
-    every: dict[Path, Cell] = {}
-    for cell in (*main, *further):
-        known = every.get(cell.folder)
-        attacks = dict.fromkeys((*(known.attacks if known else ()), *cell.attacks))
-        every[cell.folder] = Cell(
-            cell.variant, cell.concept, cell.seed, cell.work_dir, tuple(attacks), cell.prompts
-        )
-    planned = list(every.values())
-    found = [record for cell in planned if (record := read_cell(cell, settings_of)) is not None]
-    done = sum(cell.finished for cell in planned)
-    return Stored(
-        profile=profile.name,
-        prompts=profile.prompts,
-        seeds=profile.seeds,
-        planned=len(planned),
-        finished=done,
-        cells=tuple(found),
-    )
 
 
 def read_stored(file: Path) -> Stored:

@@ -5,8 +5,11 @@
     diffusers-erasure bench --profile full --jobs 2
     diffusers-erasure bench --profile full --report --output_dir docs/benchmark
 
+    diffusers-erasure bench --profile full --known docs/benchmark/benchmark.json
+
 What is finished is kept: a run that was stopped or failed goes on where it was, and profiles share what they
-have in common. Any number of processes may work on one --work_dir.
+have in common. Any number of processes may work on one --work_dir; machines without a common folder hand each
+other their benchmark.json by --known.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from diffusers_erasure.errors import ConfigError
 from . import console
 
 if TYPE_CHECKING:
+    from diffusers_erasure.benchmark.earlier import Earlier
     from diffusers_erasure.benchmark.stored import Stored
 
 PROGRAM = "diffusers-erasure bench"
@@ -63,6 +67,8 @@ class BenchArguments:
     """Only write the page of what is finished."""
     stored: Path | None = None
     """Write the page from this benchmark.json, without any runs."""
+    known: tuple[Path, ...] = ()
+    """benchmark.json of earlier runs or other machines: what it holds is not run again, but is shown."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,17 +79,23 @@ def main(argv: Sequence[str]) -> int:
 
         _publish(read_stored(arguments.stored), arguments.output_dir or arguments.stored.parent)
         return 0
+    from diffusers_erasure.benchmark.earlier import read_earlier
+
     chosen = profile(arguments.profile)
     work_dir = arguments.work_dir or chosen.folder
-    every = cells(
-        chosen, work_dir, concepts=arguments.concepts, seeds=arguments.seeds, methods=arguments.methods
+    earlier = read_earlier(arguments.known, chosen.prompts)
+    every = earlier.known_to(
+        cells(
+            chosen, work_dir, concepts=arguments.concepts, seeds=arguments.seeds, methods=arguments.methods
+        ),
+        settings_of,
     )
     if arguments.list:
         _list(chosen, every)
         return 0
     code = 0 if arguments.report else _run(arguments, chosen, every, work_dir)
     if code in (0, EXIT_FAILED):
-        _report(chosen, work_dir, arguments.output_dir or work_dir / f"report-{chosen.name}")
+        _report(chosen, work_dir, earlier, arguments.output_dir or work_dir / f"report-{chosen.name}")
     return code
 
 
@@ -139,12 +151,12 @@ def _jobs(asked: int) -> int:
     return asked or min(JOBS, cores)
 
 
-def _report(chosen: Profile, work_dir: Path, folder: Path) -> None:
-    from diffusers_erasure.benchmark.stored import gather
+def _report(chosen: Profile, work_dir: Path, earlier: Earlier, folder: Path) -> None:
+    from diffusers_erasure.benchmark.gathering import gather
 
     further = [cell for name in chosen.sections for cell in cells(profile(name), work_dir)]
     every = cells(chosen, work_dir)
-    _publish(gather(chosen, every, further, settings_of=settings_of), folder)
+    _publish(gather(chosen, every, further, settings_of=settings_of, earlier=earlier), folder)
 
 
 def settings_of(cell: Cell) -> Mapping[str, Any]:

@@ -10,7 +10,8 @@ import pytest
 
 from diffusers_erasure.artifacts.manifest import SettingRecord
 from diffusers_erasure.benchmark.cells import Cell
-from diffusers_erasure.benchmark.stored import Stored, gather, read_cell, read_stored
+from diffusers_erasure.benchmark.gathering import gather
+from diffusers_erasure.benchmark.stored import Stored, read_cell, read_stored
 from diffusers_erasure.benchmark.variants import BY_SLUG
 from diffusers_erasure.cli.bench import settings_of
 from diffusers_erasure.errors import ConfigError, EvaluationError

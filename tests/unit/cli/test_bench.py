@@ -44,6 +44,23 @@ def test_a_report_is_made_of_what_is_finished(tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "again" / "README.md").read_bytes() == page.read_bytes()
 
 
+def test_what_another_machine_measured_is_shown_and_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    (cell, *_) = cells(profile("short"), there)
+    finish(cell, {"unlearndiffatk": 7, "random_tokens": 2})
+    assert main(["bench", "--report", "--work_dir", str(there)]) == 0
+    results = str(there / "report-short" / "benchmark.json")
+    capsys.readouterr()
+    given = ["bench", "--methods", "uce", "--work_dir", str(here), "--known", results]
+    assert main(given) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 cells are finished" in said.err
+    assert "7/20" in said.out
+    assert not (here / "church").exists()
+
+
 def test_a_cell_that_fails_is_told_with_its_log_and_the_page_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
