@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from diffusers_erasure.diffusion.precision import float64_device
 from diffusers_erasure.errors import ArtifactMismatchError, ConfigError
 
 from .exact import Slices, exact_product, product, sliced
@@ -172,7 +173,7 @@ def apply_edit(weight: Tensor, terms: Sequence[tuple[Edit, float]], *, name: str
         if stored.shape == weight.shape:
             return stored.to(weight.device, weight.dtype).clone()
     home = weight.detach()
-    start = home.cpu() if home.device.type == "mps" else home
+    start = home.to(float64_device(home.device))
     result = start.to(torch.float64)
     for edit, scale in active:
         result = result + edit.change(name, start) * scale

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusers_erasure.diffusion.precision import double
+
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -70,9 +72,9 @@ def adam_step(
     state.steps += 1
     state.first.lerp_(gradient, 1 - beta_1)
     state.second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-    steps = state.steps.double().reshape(-1, *[1] * (variable.ndim - 1))
-    correction_1 = (1 - beta_1**steps).to(variable.dtype)
-    correction_2 = (1 - beta_2**steps).sqrt().to(variable.dtype)
+    steps = double(state.steps).reshape(-1, *[1] * (variable.ndim - 1))
+    correction_1 = (1 - beta_1**steps).to(variable)
+    correction_2 = (1 - beta_2**steps).sqrt().to(variable)
     return variable - learning_rate / correction_1 * state.first / (
         state.second.sqrt() / correction_2 + EPSILON
     )

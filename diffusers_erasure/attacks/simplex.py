@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusers_erasure.diffusion.precision import double
 from diffusers_erasure.errors import ConfigError
 
 GRADIENT_LIMIT = 1.0
@@ -73,9 +74,9 @@ def choose(distribution: Tensor, draws: Tensor) -> Tensor:
     Returns:
         Token ids, `(...)`.
     """
-    cumulated = distribution.double().cumsum(dim=-1)
-    wanted = (draws.double() * cumulated[..., -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulated, wanted, right=True).squeeze(-1)
+    cumulated = double(distribution).cumsum(dim=-1)
+    wanted = (draws.to(cumulated) * cumulated[..., -1]).unsqueeze(-1)
+    return torch.searchsorted(cumulated, wanted, right=True).squeeze(-1).to(distribution.device)
 
 
 def straight_through(gradient: Tensor, embedding_matrix: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ sampling          latents on the way from noise to a picture
 trajectories      the same at many steps, with what the frozen model predicts there
 bank              where training draws them from: anew, shared, or from a stock (bank_settings, bank_files)
 identity          what a stored bank was made from
+precision         float64 where the device has it, and elsewhere where it does not
 """
 
 from .bank import BankDraw, BankProgress, TrajectoryBank

@@ -25,6 +25,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from diffusers_erasure.diffusion.precision import widest
+
 OmegaRule = Literal["paper", "released", "fixed", "linear"]
 Memory = Literal["sign", "full"]
 Scope = Literal["tensor", "global"]
@@ -152,7 +154,7 @@ class Rectifier:
         rows = []
         for name in gradients.names:
             erase, pull, kept = gradients.erase(name), gradients.pull(name), self.projections.get(name)
-            before = torch.zeros((), dtype=torch.float64, device=erase.device)
+            before = torch.zeros((), dtype=widest(erase.device), device=erase.device)
             if kept is not None and self.settings.memory == "full":
                 before = _inner(erase, kept)
             rows.append(torch.stack([_inner(erase, pull), _inner(pull, pull), _inner(erase, erase), before]))
@@ -228,7 +230,7 @@ class Rectifier:
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:
-    return (one * other).sum(dtype=torch.float64)
+    return (one * other).sum(dtype=widest(one.device))
 
 
 def _sign(value: float) -> float:

@@ -28,6 +28,7 @@ from diffusers_erasure.diffusion import (
     latent_shape,
     trainable_parameters,
 )
+from diffusers_erasure.diffusion.precision import double
 from diffusers_erasure.errors import ConfigError
 
 StoredType = Literal["float32", "bfloat16", "float16"]
@@ -97,7 +98,7 @@ class Student:
         dtype = getattr(torch, stored)
         deltas = {}
         for name, parameter in self.parameters.items():
-            delta = (parameter.detach().double() - self.teacher[name].double()).to("cpu", dtype)
+            delta = (double(parameter.detach()) - double(self.teacher[name])).to("cpu", dtype)
             if bool(delta.any()):
                 deltas[name] = delta
         if not deltas:

@@ -51,7 +51,7 @@ class Extractor:
                 f"{self.name} was given no pictures; expected some to compare; draw them first"
             )
         with torch.inference_mode():
-            parts = [self.function(part).detach().double().cpu() for part in torch.split(images, BATCH_SIZE)]
+            parts = [self.function(part).detach().cpu().double() for part in torch.split(images, BATCH_SIZE)]
         if any(part.ndim != 2 or not bool(part.isfinite().all()) for part in parts):
             raise EvaluationError(
                 f"{self.name} gave features of shape {tuple(parts[0].shape)} or values that are not finite; "

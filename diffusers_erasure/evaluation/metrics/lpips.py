@@ -48,7 +48,8 @@ def lpips(
         )
     layers = zip(first, second, weights, strict=True)
     parts = [
-        ((_unit(a) - _unit(b)).square() * w[:, None, None]).sum(dim=1).mean(dim=(1, 2)) for a, b, w in layers
+        ((_unit(a) - _unit(b)).square() * w.to(a.device)[:, None, None]).sum(dim=1).mean(dim=(1, 2))
+        for a, b, w in layers
     ]
     return torch.stack(parts).sum(dim=0)
 
