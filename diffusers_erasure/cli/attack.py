@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +21,7 @@ from diffusers_erasure.errors import ConfigError
 
 from . import console
 from .attacking import Asked, Scene, asked_prompts, open_scene, parse_shard, with_base
+from .device import compute_device
 from .drawing import choose_sampling, progress_display
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class AttackArguments:
     """Sampling steps; what suits the base model unless given."""
     guidance_scale: float | None = None
     """Classifier-free guidance; what suits the base model unless given."""
-    device: str = "cpu"
-    """Where to compute."""
+    device: str = ""
+    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
     )
     spec, config = parse_config(arguments, rest)
     shard = parse_shard(arguments.shard, dict(os.environ))
+    arguments = replace(arguments, device=compute_device(arguments.device))
     run = AttackCommand(arguments, spec, config, shard)
     return run.go()
 

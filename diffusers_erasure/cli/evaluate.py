@@ -7,7 +7,7 @@ diffusers-erasure evaluate outputs/church-uce --attacks random-tokens,unlearndif
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import tyro
 from diffusers_erasure.errors import ConfigError
 
 from .console import note, out, say
+from .device import compute_device
 from .drawing import choose_sampling, progress_display
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class EvaluateArguments:
     """Attack only the first so many of the n prompts; all of them unless given."""
     attach: bool = False
     """Put report and grid into the artifact's folder too."""
-    device: str = "cpu"
-    """Where to draw."""
+    device: str = ""
+    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
             "of a saved artifact; download it first, or leave --attach out"
         )
-    return _evaluate(arguments)
+    return _evaluate(replace(arguments, device=compute_device(arguments.device)))
 
 
 def _evaluate(arguments: EvaluateArguments) -> int:

@@ -6,7 +6,7 @@ diffusers-erasure generate --prompt "a church" --prompt "a dog" --erasure output
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from .console import say
+from .device import compute_device
 from .drawing import choose_sampling, erased_twin, open_model, progress_display
 
 if TYPE_CHECKING:
@@ -51,14 +52,15 @@ class GenerateArguments:
     """Pictures drawn together; changes speed, not pictures."""
     cell: int = 192
     """Side of a picture in the PNG, in pixels."""
-    device: str = "cpu"
-    """Where to draw."""
+    device: str = ""
+    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure generate`."""
     arguments = tyro.cli(GenerateArguments, args=list(argv), prog="diffusers-erasure generate")
     _check(arguments)
+    arguments = replace(arguments, device=compute_device(arguments.device))
     path = _write(arguments, _draw_rows(arguments))
     say(f"wrote {path}")
     return 0

@@ -7,7 +7,7 @@ diffusers-erasure reactivate outputs/church-uce --preset full --with concept-inv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from diffusers_erasure.errors import ConfigError
 
 from .attacking import Scene, asked_prompts
 from .console import note, out, say
+from .device import compute_device
 from .drawing import choose_sampling, progress_display
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class ReactivateArguments:
     """Pictures drawn together; changes speed, not pictures."""
     attach: bool = False
     """Put report and picture into the artifact's folder too."""
-    device: str = "cpu"
-    """Where to compute."""
+    device: str = ""
+    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
             "of a saved artifact; download it first, or leave --attach out"
         )
-    return _reactivate(arguments)
+    return _reactivate(replace(arguments, device=compute_device(arguments.device)))
 
 
 def _reactivate(arguments: ReactivateArguments) -> int:
