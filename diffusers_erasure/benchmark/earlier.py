@@ -2,7 +2,8 @@
 
 A cell takes a small machine many minutes; its weights and pictures are seldom kept as long as its figures.
 Given to a run, what the file holds is not measured again, and the page shows it beside what the folder holds.
-Measurements are joined only if they are of the same weights, byte for byte.
+Measurements are joined only if they are of the same weights, byte for byte. Two kinds of processor seldom
+train the same bytes from one seed, so what is missing of a cell is best measured where it was begun.
 """
 
 from __future__ import annotations
