@@ -160,8 +160,9 @@ class Cell:
         Raises:
             ArtifactError: The folder's artifact has no manifest that can be read.
         """
-        known = self._known_steps()
-        for step in self._every_step():
+        yield replace(self._training(), known=TRAIN in self._known_steps())
+        known = self._known_steps()  # again: whoever ran the training knows the weights only now
+        for step in self._measuring():
             yield replace(step, known=step.name in known)
 
     def _known_steps(self) -> frozenset[str]:
@@ -174,8 +175,7 @@ class Cell:
         measured = {EVALUATE, *self.attacks} <= self.known.steps
         return self.known.steps | {TRAIN} if measured else self.known.steps
 
-    def _every_step(self) -> Iterator[Step]:
-        yield self._training()
+    def _measuring(self) -> Iterator[Step]:
         drawn = ("--n", str(self.prompts), "--first_seed", str(FIRST_SEED + SEEDS_APART * self.seed))
         artifact = str(self.artifact)
         pictures = str(self.work_dir / self.concept / "base-pictures")

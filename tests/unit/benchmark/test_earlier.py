@@ -90,6 +90,19 @@ def test_measurements_of_other_weights_are_made_again_and_never_mixed(tmp_path: 
     assert earlier.beside(cell(tmp_path / "whole"), whole) == whole
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_training_that_is_run_tells_what_is_known_of_it(tmp_path: Path, *, same: bool) -> None:
+    record = measured_before(tmp_path / "before", {"unlearndiffatk": 7})
+    other = record if same else record.model_copy(update={"weights": "f" * 64})
+    here = told(tmp_path / "here", read_earlier([stored(tmp_path, other)], N))
+    steps = here.steps()
+    assert (next(steps).name, here.artifact.exists()) == ("train", False)
+    finish(replace(here, known=None), {})
+    here.evaluation.unlink()
+    missing = ["random_tokens"] if same else ["evaluate", *PAIR]
+    assert [step.name for step in steps if not step.finished] == missing
+
+
 def test_weights_that_were_not_kept_are_other_weights(tmp_path: Path) -> None:
     record = measured_before(tmp_path / "before", {"unlearndiffatk": 7})
     earlier = read_earlier([stored(tmp_path, record.model_copy(update={"weights": ""}))], N)
