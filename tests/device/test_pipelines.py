@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,25 @@ def test_an_erasure_comes_and_goes_there(
     same(draw(StableDiffusionPipeline.from_pretrained(tmp_path / "saved"), "dog"), expected)
 
 
-@pytest.mark.parametrize("erased_first", [True, False])
+@pytest.fixture(params=[True, False], ids=["erased first", "placed first"])
+def erased(request: pytest.FixtureRequest, tiny_pipe_folder: Path, artifact: Path) -> Callable[..., Any]:
+    """Our pipeline, erased before or after something is done to it."""
+
+    def build(place: Callable[[Any], object]) -> ErasedStableDiffusionPipeline:
+        pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, require_erasure=False)
+        load = partial(pipe.load_erasure, artifact)
+        for do in (load, partial(place, pipe)) if request.param else (partial(place, pipe), load):
+            do()
+        return pipe
+
+    return build
+
+
 def test_our_pipeline_guards_what_it_draws_with_there(
-    tiny_pipe_folder: Path, artifact: Path, expected: torch.Tensor, draw: Draw, *, erased_first: bool
+    erased: Callable[..., Any], artifact: Path, expected: torch.Tensor, draw: Draw
 ) -> None:
-    pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, require_erasure=False)
     with second_device() as device:
-        if erased_first:
-            pipe.load_erasure(artifact)
-        pipe.to(device)
-        if not erased_first:
-            pipe.load_erasure(artifact)
+        pipe = erased(lambda pipe: pipe.to(device))
         same(draw(pipe, "dog"), expected)
         same(draw(pipe.to("cpu"), "dog"), expected)
         pipe.to(device)
@@ -106,21 +115,15 @@ def test_our_pipeline_guards_what_it_draws_with_there(
             draw(pipe, "dog")
 
 
-@pytest.mark.parametrize("erased_first", [True, False])
 def test_a_pipeline_whose_parts_come_when_they_are_needed(
-    tiny_pipe_folder: Path, artifact: Path, expected: torch.Tensor, draw: Draw, *, erased_first: bool
+    erased: Callable[..., Any], expected: torch.Tensor, draw: Draw
 ) -> None:
     """`enable_model_cpu_offload`: each part is brought to the device for its turn."""
-    pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, require_erasure=False)
     with second_device() as device:
-        if erased_first:
-            pipe.load_erasure(artifact)
-        pipe.enable_model_cpu_offload(device=device)
-        if not erased_first:
-            pipe.load_erasure(artifact)
-        same(draw(pipe, "dog"), expected)
-        pipe.verify_erasure().raise_unless_verified()
-        same(draw(pipe, "dog"), expected)
+        pipe = erased(lambda pipe: pipe.enable_model_cpu_offload(device=device))
+        for _ in range(2):
+            same(draw(pipe, "dog"), expected)
+            pipe.verify_erasure().raise_unless_verified()
 
 
 def test_a_robust_encoder_is_swapped_in_there(
