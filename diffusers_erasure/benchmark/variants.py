@@ -1,8 +1,8 @@
 """Ways to erase that the benchmark sets side by side, as data.
 
 A variant is a method of the command line with the flags that differ from its defaults, and further ones for
-single concepts: a style has no place to go, and nine concepts at once need more steps (decisions 0006 and
-0007). Its slug names folders and is never changed once something ran under it.
+single concepts: a style has no place to go, and nine concepts at once need more steps (decisions 0006,
+0007 and 0011). Its slug names folders and is never changed once something ran under it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ _LONGER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "ink": (*_STYLE, "--max_train_steps", "800", "--retain_weight", "2"),
         "weapons": ("--max_train_steps", "800"),
+    }
+)
+_AEGIS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ink": (*_STYLE, "--max_train_steps", "600"),
+        "weapons": ("--scope", "a tool", "--learning_rate", "1e-4", "--max_train_steps", "400"),
     }
 )
 _NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -73,7 +79,7 @@ ADVUNLEARN_UNET = Variant(
 TRCE = Variant("trce", "TRCE", "trce")
 TRCE_1 = Variant("trce-stage-1", "TRCE stage 1", "trce", ("--stages", "1"))
 TRCE_2 = Variant("trce-stage-2", "TRCE stage 2", "trce", ("--stages", "2"))
-AEGIS = Variant("aegis", "AEGIS", "aegis")
+AEGIS = Variant("aegis", "AEGIS", "aegis", by_concept=_AEGIS)
 METHODS = (
     UCE, ESD_X, ESD_U, ESD_TEXT, ADVUNLEARN, FAST_AT, ADVUNLEARN_UNET, TRCE_1, TRCE_2, TRCE, AEGIS,
 )  # fmt: skip
