@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -69,7 +68,6 @@ def test_foreign_judges_answer_there_too(tmp_path: Path) -> None:
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_manipulation_runs_there(
     tiny_pipe: StableDiffusionPipeline, tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
