@@ -73,8 +73,8 @@ def adam_step(
     state.first.lerp_(gradient, 1 - beta_1)
     state.second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
     steps = double(state.steps).reshape(-1, *[1] * (variable.ndim - 1))
-    correction_1 = (1 - beta_1**steps).to(variable)
-    correction_2 = (1 - beta_2**steps).sqrt().to(variable)
+    correction_1 = (1 - beta_1**steps).to(variable.dtype).to(variable.device)
+    correction_2 = (1 - beta_2**steps).sqrt().to(variable.dtype).to(variable.device)
     return variable - learning_rate / correction_1 * state.first / (
         state.second.sqrt() / correction_2 + EPSILON
     )

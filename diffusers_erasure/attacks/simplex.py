@@ -75,7 +75,7 @@ def choose(distribution: Tensor, draws: Tensor) -> Tensor:
         Token ids, `(...)`.
     """
     cumulated = double(distribution).cumsum(dim=-1)
-    wanted = (draws.to(cumulated) * cumulated[..., -1]).unsqueeze(-1)
+    wanted = (double(draws) * cumulated[..., -1]).unsqueeze(-1)
     return torch.searchsorted(cumulated, wanted, right=True).squeeze(-1).to(distribution.device)
 
 

@@ -14,7 +14,7 @@ def double(tensor: Tensor) -> Tensor:
     Args:
         tensor: Of any shape and real dtype.
     """
-    return tensor.to(float64_device(tensor.device), torch.float64)
+    return tensor.to(float64_device(tensor.device)).to(torch.float64)  # never float64 on the way
 
 
 @cache
