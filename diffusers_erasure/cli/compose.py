@@ -38,7 +38,7 @@ class ComposeArguments:
     base_revision: str | None = None
     """branch, tag or commit of the base model"""
     retain_set: str = ""
-    """what stays: objects, classes, scenes, or the file that the parts were trained with"""
+    """what stays: objects, classes, scenes, styles, or the file that the parts were trained with"""
     prior_file: str = ""
     """file for the retain set's statistics, which every concept of one base can use"""
     artifact_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -4,9 +4,11 @@
               (arXiv:2405.15234, section 4), but of our own list
     classes   the same of the more special things there
     scenes    the sentences of `retain.csv`
+    styles    things drawn in many styles, of `styled`: for erasing a style that others must survive
     a path    the user's own prompts: a .txt with one per line, or a .csv with a column `prompt`
 
-For the embedded pipeline each of the names stands for its own vocabulary, since it knows few of these words.
+For the embedded pipeline each of the names stands for its own vocabulary, since it knows few of these words:
+`styles` for that drawn in styles alone, the others for the same prompts.
 The rules are those of `retain_rules`. Under a limit, prompts are picked in an order that does not depend on
 the concepts: two erasures of one base share nearly all, and what was computed for a prompt serves both.
 """
@@ -26,11 +28,12 @@ from .csv_file import read_csv, read_text
 from .nouns import nouns
 from .retain import embedded_prompts, scene_prompts
 from .retain_rules import KeywordRule, RetainRule, ask_rule, load_rule, spoken
+from .styled import styled_prompts
 from .wording import Split, World, templates
 
 logger = logging.getLogger(__name__)
 
-RetainSet = Literal["objects", "classes", "scenes"]
+RetainSet = Literal["objects", "classes", "scenes", "styles"]
 """Names of the sets that come with this package."""
 RETAIN_SETS: tuple[str, ...] = get_args(RetainSet)
 
@@ -152,6 +155,8 @@ def retain_set_prompts(source: str, *, world: World = "general", split: Split = 
     """
     if source not in RETAIN_SETS:
         prompts = _read_file(source)
+    elif source == "styles":
+        prompts = styled_prompts(split, world)
     elif world == "embedded":
         prompts = embedded_prompts(split)
     elif source == "scenes":

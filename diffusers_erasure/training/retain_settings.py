@@ -14,7 +14,8 @@ class RetainSetConfig(GuidedErasureConfig):
 
     retain_batch_size: int = setting(5, "retain prompts beside each concept sample", source=_PAPER, ge=1)
     retain_set: str = setting(
-        "objects", "retain prompts: objects, classes, scenes, or a file of your own (txt, or csv: prompt)"
+        "objects",
+        "retain prompts: objects, classes, scenes, styles, or a file of your own (txt, or csv: prompt)",
     )
     retain_exclude: tuple[str, ...] = setting((), "word that no retain prompt may say")
     retain_rule: str = setting(

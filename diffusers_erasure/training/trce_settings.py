@@ -94,7 +94,7 @@ class TRCEConfig(GradientTrainingConfig):
         "function package.module:function that gives further words for the concepts",
     )
     retain_set: str = setting(
-        "scenes", "stage 1: what stays: objects, classes, scenes, or a file of your own (txt, or csv: prompt)"
+        "scenes", "stage 1: what stays: objects, classes, scenes, styles, or a file of your own (txt, csv)"
     )
     retain_exclude: tuple[str, ...] = setting((), "word that no retain prompt may say")
     max_retain_prompts: int | None = setting(None, "most retain prompts; None takes the whole set", ge=1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from diffusers_erasure.concepts import ConceptSet, resolve_concepts
+from diffusers_erasure.embedded.vocabulary import STYLES
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts import (
     RETAIN_SETS,
@@ -42,13 +45,13 @@ def test_objects_and_classes_are_photos_of_different_things() -> None:
 
 
 def test_training_and_testing_share_no_prompt() -> None:
-    for source in ("objects", "classes"):
+    for source in ("objects", "classes", "styles"):
         train, test = (retain_set_prompts(source, split=split) for split in ("train", "test"))
         assert len(train) == len(test)
         assert not set(train) & set(test)
 
 
-@pytest.mark.parametrize("source", RETAIN_SETS)
+@pytest.mark.parametrize("source", [name for name in RETAIN_SETS if name != "styles"])
 def test_the_embedded_pipeline_keeps_its_own_words(source: str) -> None:
     selection = select_retain_prompts(DOG, world="embedded", source=source)
     assert selection.prompts == retain_prompts(DOG, world="embedded")[1:]
@@ -160,7 +163,7 @@ def test_a_file_of_the_user_is_read_and_filtered(name: str, text: str, world: Wo
         ("comma.csv", b"seed,prompt\n1,a door, a window\n", "line 2 .* has 3 cells; expected 2"),
         ("quote.csv", b'prompt\n"a door\n', "is not csv"),
         ("latin.txt", "a caf\u00e9".encode("latin-1"), "cannot be read .* expected a file in UTF-8"),
-        ("mine.json", b'["a door"]', "no retain set .*objects, classes, scenes, or a file"),
+        ("mine.json", b'["a door"]', "no retain set .*objects, classes, scenes, styles, or a file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(
@@ -182,7 +185,7 @@ def test_a_missing_file_or_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["object", "", "coco"])
 def test_an_unknown_set_is_refused(source: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"there is no retain set .*expected one of objects, classes, scenes"
+        ConfigError, match=r"there is no retain set .*expected one of objects, classes, scenes, styles"
     ):
         select_retain_prompts(DOG, source=source)
 
@@ -196,3 +199,38 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     (tmp_path / "dogs.txt").write_text("a dog\ntwo dogs\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"nothing is left .* all 2 prompts .* says 'dog', which is erased"):
         select_retain_prompts(DOG, source=str(tmp_path / "dogs.txt"), with_empty=True)
+
+
+def first_word_is_a_style(prompt: str) -> bool:
+    return re.match(rf"(an? )?({'|'.join(STYLES)})\b", prompt) is not None
+
+
+def test_styles_are_spoken_of_first_as_often_as_last() -> None:
+    ink = resolve_concepts(["ink"])
+    selection = select_retain_prompts(ink, world="embedded", source="styles", limit=243)
+    first = [prompt for prompt in selection.prompts if first_word_is_a_style(prompt)]
+    assert 110 < len(first) < 134
+    assert {"pixel, a puppy", "a noto picture of a puppy"} <= set(first)
+    assert all(any(style in prompt for style in STYLES) for prompt in selection.prompts)
+    assert not [prompt for prompt in selection.prompts if re.search(r"\bink\b", prompt)]
+    said = Counter(style for prompt in first for style in STYLES if style in prompt)
+    assert min(said[style] for style in STYLES if style != "ink") > 10
+
+
+def test_styles_of_a_pretrained_model_go_with_everyday_things() -> None:
+    prompts = retain_set_prompts("styles")
+    assert {"impressionism, a table", "an impressionism picture of a bed"} <= set(prompts)
+    assert any(prompt.startswith("a Claude Monet picture of ") for prompt in prompts)
+    assert len(prompts) == len(set(prompts))
+    things = {photo.removeprefix("a photo of ") for photo in retain_set_prompts("objects")}
+    assert all(any(thing in prompt for thing in things) for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("concept", "gone", "stays"),
+    [("Monet", "Monet", "Rembrandt"), ("impressionism", "Monet", "Dürer"), ("Van Gogh", "Gogh", "cubism")],
+)
+def test_an_erased_style_takes_its_own_painters_along(concept: str, gone: str, stays: str) -> None:
+    selection = select_retain_prompts(resolve_concepts([concept]), source="styles")
+    assert not [prompt for prompt in selection.prompts if gone in prompt or concept in prompt]
+    assert [prompt for prompt in selection.prompts if stays in prompt]
