@@ -70,6 +70,7 @@ class AdvUnlearnTask:
             self.scope = self.base_text.encode(self.scopes) if any(self.scopes) else None
         source = settings.source_of_latents(trains_unet=self.trains_unet)
         sampler = self.pupil if source == "student" else None
+        self.retention = self._retention(source, sampler, world, progress)  # first: it may be refused
         self.erasing = TeacherLatents.build(
             components,
             self.prompts,
@@ -77,7 +78,6 @@ class AdvUnlearnTask:
             sampler=sampler,
             progress=told_of(progress, "concept latents"),
         )
-        self.retention = self._retention(source, sampler, world, progress)
         self.adversary = Adversary(self.text, self.pupil, self.erasing.bank, self.prompts, settings)
 
     def _unet(self) -> Any:

@@ -88,8 +88,8 @@ class AEGISTask:
         )
         source = settings.source_of_latents(trains_unet=self.trains_unet)
         self.sampler = self.pupil if source == "student" else self.teacher
-        self.kept = None if BANK_MODES[source] == "fresh" else self._keep(source, progress)
         self.retained = self._retain(source, world, progress) if settings.retains_prompts else None
+        self.kept = None if BANK_MODES[source] == "fresh" else self._keep(source, progress)
         self.step = AEGISStep(student, settings, self.retained)
         self._searched: tuple[int, Mapping[str, Tensor]] | None = None
 

@@ -22,6 +22,7 @@ from diffusers_erasure.training.advunlearn_settings import DEVIATIONS, AdvUnlear
 from diffusers_erasure.training.advunlearn_task import AdvUnlearnTask
 from diffusers_erasure.training.concept_prompts import ScopedPrompt
 from diffusers_erasure.training.draws import StepDraws
+from diffusers_erasure.training.latents import BankReport
 from diffusers_erasure.training.losses import TOTAL
 from diffusers_erasure.training.stopping import TrainingStopped
 from diffusers_erasure.training.student import Student
@@ -48,14 +49,17 @@ def config(**values: object) -> AdvUnlearnConfig:
 
 
 def task_of(
-    pipe: StableDiffusionPipeline, *, prompts: tuple[str, ...] = ("dog", "owl"), **values: object
+    pipe: StableDiffusionPipeline,
+    *,
+    prompts: tuple[str, ...] = ("dog", "owl"),
+    progress: BankReport | None = None,
+    **values: object,
 ) -> AdvUnlearnTask:
     chosen = config(**values)
     components = DiffusionComponents.from_pipeline(pipe)
     student = Student.of(components, chosen.train_method, part=chosen.train_part)
-    return AdvUnlearnTask(
-        components, student, [ScopedPrompt(one) for one in prompts], chosen, world="general"
-    )
+    scoped = [ScopedPrompt(one) for one in prompts]
+    return AdvUnlearnTask(components, student, scoped, chosen, world="general", progress=progress)
 
 
 def test_defaults_and_presets_are_the_papers() -> None:
@@ -227,6 +231,24 @@ def test_one_retain_bank_serves_every_concept(tiny_pipe: StableDiffusionPipeline
             for n in task.retention.draw(StepDraws.at(0, s, batch=1)).prompt_index.tolist()
         }
         assert {task.retention.bank.prompts[n] for n in seen} == set(task.retention.prompts)
+
+
+def test_a_bank_of_another_retain_set_is_refused_before_any_latents(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    place = {"retain_bank": str(tmp_path / "bank"), "retain_batch_size": 3}
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.txt").write_text(f"a red chair\na blue chair\n{name} chair")
+    told: list[str] = []
+    task_of(tiny_pipe, retain_set=str(tmp_path / "one.txt"), **place)
+    with pytest.raises(ConfigError, match="bank was made from another prompts"):
+        task_of(
+            tiny_pipe,
+            retain_set=str(tmp_path / "other.txt"),
+            progress=lambda what, *_: told.append(what),
+            **place,
+        )
+    assert not told
 
 
 def test_an_artifact_says_what_a_file_of_ones_own_retained(
