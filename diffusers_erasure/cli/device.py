@@ -20,7 +20,7 @@ def compute_device(asked: str) -> str:
     if not asked:
         return "cpu" if there is None else there.type
     try:
-        torch.zeros((), device=asked)
+        torch.zeros((), device=asked).item()  # that of `meta` holds no value
     except (AssertionError, RuntimeError) as error:  # a build without CUDA raises the former
         known = "cpu" if there is None else f"cpu or {there.type}"
         why = str(error).partition("\n")[0]

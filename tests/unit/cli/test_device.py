@@ -29,7 +29,7 @@ def test_the_accelerator_is_taken_unless_told(monkeypatch: pytest.MonkeyPatch) -
     assert compute_device("cpu") == "cpu"
 
 
-@pytest.mark.parametrize("asked", ["gpu", "cuda:99"])
+@pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_refused(asked: str) -> None:
     with pytest.raises(ConfigError, match=f"--device {asked} cannot be computed on: .*; expected cpu"):
         compute_device(asked)
