@@ -8,16 +8,20 @@
 The weights are always composed anew from the base, never added to and subtracted from. Works for stock
 pipelines and for ours: the component is exchanged by assignment, and all bookkeeping is the record on the
 module (and, on the pipeline, the list of what was loaded, so that a component exchanged later is noticed).
+Changes are made one after the other, whatever threads ask for them, and outside `torch.inference_mode()`.
 """
 
+import functools
 import math
 import re
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import nn
 
 from diffusers_erasure.errors import ConfigError
@@ -34,6 +38,22 @@ ERASABLE = ("text_encoder", "text_encoder_2", "unet")
 SEAL_NAME = "erasure_seal"
 """Attribute of a component that came erased; what hangs there (`encoders.seal`) lists its `erasures`."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.+\- ]{0,99}")
+_CHANGING = threading.RLock()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _alone(change: Callable[P, R]) -> Callable[P, R]:
+    """Let one change of components end before the next begins, and make tensors that count their changes."""
+
+    @functools.wraps(change)
+    def changing(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _CHANGING, torch.inference_mode(mode=False):
+            return change(*args, **kwargs)
+
+    return changing
 
 
 class ErasureTransferWarning(UserWarning):
@@ -63,6 +83,7 @@ class AppliedErasure:
     components: tuple[str, ...]
 
 
+@_alone
 def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
     pipe: Any,
     source: str | Path | Artifact,
@@ -123,6 +144,7 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
     return label
 
 
+@_alone
 def set_erasure_scale(pipe: Any, name: str, scale: float) -> None:
     """Change the strength of a loaded erasure; 0 is the base, bit for bit.
 
@@ -142,6 +164,7 @@ def set_erasure_scale(pipe: Any, name: str, scale: float) -> None:
         _install(pipe, ready)
 
 
+@_alone
 def unload_erasure(pipe: Any, name: str | None = None) -> None:
     """Take an erasure off; without any left, the pipeline gets back the very base module that it had.
 
@@ -150,7 +173,7 @@ def unload_erasure(pipe: Any, name: str | None = None) -> None:
         name: Which one; None takes off all of them.
     """
     names = [name] if name is not None else [applied.name for applied in list_erasures(pipe)]
-    ledger = vars(pipe).get(LEDGER_NAME, {})
+    ledger = vars(pipe).setdefault(LEDGER_NAME, {})
     parts = _parts_with(pipe, names) if name is None or name not in ledger else _parts_or_none(pipe, names)
     with offload_suspended(pipe):
         ready = {}
@@ -162,6 +185,17 @@ def unload_erasure(pipe: Any, name: str | None = None) -> None:
         _install(pipe, ready)
     for gone in names if name is not None else list(ledger):
         ledger.pop(gone, None)
+
+
+def note_erasures(pipe: Any) -> None:
+    """Enter into a pipeline's ledger what its components carry: it may have been made from another's.
+
+    Args:
+        pipe: Any pipeline.
+    """
+    for _, _, record in _records(pipe):
+        for applied in record.erasures:
+            vars(pipe).setdefault(LEDGER_NAME, {}).setdefault(applied.name, applied.artifact)
 
 
 def list_erasures(pipe: Any) -> tuple[AppliedErasure, ...]:
@@ -258,7 +292,7 @@ def _free_name(pipe: Any, artifact: Artifact, name: str | None) -> str:
     taken = {applied.name for applied in there} | _sealed_names(pipe)
     if name is None:
         return _made_name(artifact, taken)
-    if not _NAME.fullmatch(name) or name in taken:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in taken:
         why = "is already on this pipeline" if name in taken else "is no name"
         raise ConfigError(
             f"the name {name!r} {why}; expected a free one of letters, digits and -_.+; give another name"

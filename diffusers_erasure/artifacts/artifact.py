@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from types import MappingProxyType
 from typing import Any, cast
 
 import safetensors.torch
@@ -56,7 +55,7 @@ class Artifact:
     canary: Mapping[str, Tensor]
     origin: str = "this artifact"
     commit: str | None = None
-    documents: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    documents: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:

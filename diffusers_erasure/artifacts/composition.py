@@ -5,6 +5,7 @@ Every function here takes a module and returns another; the pipeline is changed 
 
 import logging
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -29,7 +30,6 @@ def with_erasure(pipe: Any, part: str, artifact: Artifact, label: str, scale: fl
     module = _component(pipe, part, artifact)
     record = record_of(module)
     if record is None:
-        check_not_fused(part, module)
         record = ErasureRecord(part, base=module, base_leaves=leaves(component_tensors(module)), erasures=())
     else:
         refuse_changed(module, record)
@@ -46,9 +46,17 @@ def with_erasure(pipe: Any, part: str, artifact: Artifact, label: str, scale: fl
 
 
 def recomposed(module: nn.Module, record: ErasureRecord, erasures: tuple[Applied, ...]) -> nn.Module:
-    """A copy of the component, its weights composed from the base with these erasures."""
+    """A copy of the component, its weights composed from the base with these erasures.
+
+    Raises:
+        BaseModelMismatchError: Its projections are fused, so that other weights would change nothing.
+        ErasureNotActiveError: The base's own weights were changed in place.
+    """
+    check_not_fused(record.component, module)
     fresh = ErasureRecord(record.component, record.base, record.base_leaves, erasures)
-    composed = fresh.weights(record.touched() | fresh.touched())
+    touched = record.touched() | fresh.touched()
+    _refuse_changed_base(record, touched)
+    composed = fresh.weights(touched)
     fresh.expected = {**record.base_leaves, **leaves(composed)}
     edited = edited_copy(module, _with_added_tokens(module, composed))
     vars(edited)[RECORD_NAME] = fresh
@@ -57,7 +65,12 @@ def recomposed(module: nn.Module, record: ErasureRecord, erasures: tuple[Applied
 
 
 def given_back(module: nn.Module, record: ErasureRecord) -> nn.Module:
-    """The base object; or, if the component was cast, moved or extended since, a copy like it."""
+    """The base object; or, if the component was cast, moved or extended since, a copy like it.
+
+    Raises:
+        BaseModelMismatchError: Its projections are fused, so that it would go on as it is.
+    """
+    check_not_fused(record.component, module)
     now, then = module.state_dict(keep_vars=True), record.base.state_dict(keep_vars=True)
     same = now.keys() == then.keys() and all(
         (now[key].dtype, now[key].device, now[key].shape)
@@ -84,6 +97,19 @@ def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
             f"{', '.join(record.names)} was loaded (first: {found.changed[0]}); expected "
             f"{found.expected[:16]}, found {found.found[:16]}; undo the change (unfuse the LoRA, ...) or "
             "unload_erasure(pipe) and load again before you change what is loaded"
+        )
+
+
+def _refuse_changed_base(record: ErasureRecord, touched: Collection[str]) -> None:
+    """Refuse a base that is not what the erasures were put on: it would give something else."""
+    base = component_tensors(record.base)
+    found = leaves({name: base[name] for name in sorted(touched) if name in base})
+    changed = [name for name, digest in found.items() if digest != record.base_leaves.get(name)]
+    if changed:
+        raise ErasureNotActiveError(
+            f"{len(changed)} weights of the base of {record.component} were changed in place since "
+            f"{', '.join(record.names)} was loaded (first: {changed[0]}); expected them as they were; call "
+            "unload_erasure(pipe) and load again"
         )
 
 

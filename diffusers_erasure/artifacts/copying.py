@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -25,9 +26,11 @@ def edited_copy(module: nn.Module, replaced: Mapping[str, Tensor]) -> nn.Module:
             takes.
 
     Raises:
-        ErasureStateError: diffusers has hooked layers of it: a copy would compute with the old weights.
+        ErasureStateError: diffusers has hooked layers of it, or someone has put another `forward` on one: a
+            copy would compute with the old weights.
     """
     _check_not_hooked(module)
+    _check_not_patched(module)
     memo: dict[int, object] = {}
     left = dict(replaced)
     for raw, parameter in module.named_parameters():
@@ -58,10 +61,29 @@ def _check_not_hooked(module: nn.Module) -> None:
             )
 
 
+def _check_not_patched(module: nn.Module) -> None:
+    """Refuse a `forward` of a layer's own that is bound elsewhere, such as `torch.compile(unet.forward)`.
+
+    Copying a layer copies methods and partial functions with it (those that accelerate sets), but not
+    functions: they go on calling the layer that they were made from.
+    """
+    for name, layer in module.named_modules():
+        forward = vars(layer).get("forward")
+        if forward is None or getattr(forward, "__self__", None) is layer:
+            continue
+        if isinstance(forward, partial) and any(given is layer for given in forward.args):
+            continue
+        raise ErasureStateError(
+            f"layer {name or 'itself'} of {type(module).__name__} has a forward of its own, {forward!r:.80}; "
+            "expected that of its class, since a copy would compute with the weights of the module that it "
+            "was made from; take it off (`del module.forward`), erase, and only then compile or patch"
+        )
+
+
 def _shared(parameter: nn.Parameter) -> nn.Parameter:
     if type(parameter) is not nn.Parameter:
         return parameter
-    return nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    return nn.Parameter(_normal(parameter), requires_grad=parameter.requires_grad)
 
 
 def _own(raw: str, parameter: nn.Parameter, tensor: Tensor) -> nn.Parameter:
@@ -70,5 +92,11 @@ def _own(raw: str, parameter: nn.Parameter, tensor: Tensor) -> nn.Parameter:
             f"the weight {raw!r} is quantised ({parameter.dtype}); expected floating point weights; put the "
             "erasure on the unquantised model and quantise afterwards"
         )
-    placed = tensor.detach().to(parameter.device, parameter.dtype)
+    placed = _normal(tensor).to(parameter.device, parameter.dtype)
     return nn.Parameter(placed, requires_grad=parameter.requires_grad)
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """The tensor without a graph; a copy where it was made under `torch.inference_mode()`."""
+    detached = tensor.detach()
+    return detached.clone() if detached.is_inference() else detached

@@ -18,6 +18,7 @@ from diffusers_erasure.errors import (
     ArtifactFormatError,
     ArtifactIntegrityError,
     ArtifactNotFoundError,
+    ConfigError,
 )
 
 from .artifact import Artifact
@@ -97,6 +98,10 @@ def resolve_source(
 ) -> Source:
     """Whether a source is a folder or a Hub repository; else refuse it and say what it is."""
     inside = check_subfolder(subfolder)
+    if not isinstance(source, str | Path):
+        raise ConfigError(
+            f"{source!r} is no place of an artifact; expected its folder or Hub id, or an Artifact; give one"
+        )
     path = Path(resolve_model(source) if isinstance(source, str) else source).expanduser()
     if path.is_dir():
         folder = path / inside if inside else path

@@ -5,9 +5,10 @@ name, dtype, shape and bytes), so that changing a few tensors costs a few leaves
 computed side by side.
 
 The quick fingerprint looks at what a change can hardly avoid touching: which tensor objects there are, where
-their data lies, their version counters, and 64 values of each. Version counters miss edits through `.data`;
-the values notice dense ones. It costs about a millisecond for a text encoder of 123 M parameters and never
-allows what it is unsure of: it only says whether the full comparison is needed.
+their data lies, their version counters, and 64 values of each. Version counters miss edits through `.data`,
+and tensors made under `torch.inference_mode()` have none; the values notice dense edits. It costs about a
+millisecond for a text encoder of 123 M parameters and never allows what it is unsure of: it only says whether
+the full comparison is needed.
 """
 
 import hashlib
@@ -126,7 +127,9 @@ class QuickFingerprint:
             return False
         for slot in self.slots:
             tensor = slot.holder.get(slot.key)
-            if tensor is not slot.tensor or tensor._version != slot.version or tensor.dtype is not slot.dtype:
+            if tensor is not slot.tensor or tensor.dtype is not slot.dtype:
+                return False
+            if _version(tensor) != slot.version:
                 return False
         return True
 
@@ -140,7 +143,12 @@ def _slot(holder: Mapping[str, Tensor | None], key: str) -> _Slot | None:
     tensor = holder[key]
     if tensor is None:
         return None
-    return _Slot(holder, key, tensor, tensor.data_ptr(), tensor._version, tensor.dtype)
+    return _Slot(holder, key, tensor, tensor.data_ptr(), _version(tensor), tensor.dtype)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place; -1 where torch does not count."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _same(views: list[Tensor], values: Tensor) -> bool:
@@ -153,7 +161,17 @@ def _sample_views(tensors: list[Tensor]) -> list[list[Tensor]]:
     for tensor in tensors:
         if tensor.is_meta or tensor.numel() == 0:
             continue
-        flat = tensor.detach().reshape(-1)
+        flat = _in_memory_order(tensor.detach())
         view = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)]
         groups.setdefault((tensor.dtype, tensor.device), []).append(view)
     return list(groups.values())
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """The values in a row as they lie, so that it is a view; of one with gaps, those along one dimension."""
+    by_stride = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    ordered = tensor.permute(by_stride)
+    if ordered.is_contiguous():
+        return ordered.view(-1)
+    longest = max(range(tensor.ndim), key=tensor.shape.__getitem__)
+    return tensor[tuple(slice(None) if dim == longest else 0 for dim in range(tensor.ndim))]

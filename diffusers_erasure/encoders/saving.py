@@ -39,7 +39,7 @@ def save_encoder(encoder: torch.nn.Module, directory: str | Path, *, erasure: En
     """
     _check_savable(encoder)
     _check_unchanged(encoder, erasure)
-    target = Path(directory)
+    target = Path(directory).expanduser()
     if target.is_file():
         raise ArtifactError(f"{target} is a file; a text encoder is a folder; give another path")
     tensors = {key: value.cpu().contiguous() for key, value in stock_state_dict(encoder).items()}

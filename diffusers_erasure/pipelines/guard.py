@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure, list_erasures
+from diffusers_erasure.artifacts.apply import note_erasures as note_loaded
 from diffusers_erasure.artifacts.record import LEDGER_NAME, record_of
 from diffusers_erasure.artifacts.tensors import unwrapped
 from diffusers_erasure.artifacts.verify import (
@@ -127,6 +128,18 @@ def _joined(sealed: dict[str, ComponentReport], loaded: VerificationReport) -> V
     return replace(loaded, components={**sealed, **loaded.components})
 
 
+def note_erasures(pipe: Any) -> None:
+    """Remember which of a pipeline's components are erased, so that one that is exchanged is missed.
+
+    Args:
+        pipe: One of our pipelines.
+    """
+    session = session_of(pipe)
+    session.seals.update({part: seal for part, (_, seal) in sealed_parts(pipe).items()})
+    note_loaded(pipe)
+    session.required |= bool(_has_loaded(pipe) or session.seals or _unverified(pipe))
+
+
 def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
     """Let a call pass only if what must be erased is erased; see the module's text.
 
@@ -135,12 +148,10 @@ def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
         allow_unverified: Draw all the same; it is counted in the pipeline's session, and a warning says so.
     """
     session = session_of(pipe)
-    parts = sealed_parts(pipe)
-    session.seals.update({part: seal for part, (_, seal) in parts.items()})
+    note_erasures(pipe)
     if not _has_loaded(pipe) and not session.seals and not _unverified(pipe):
         fault = _without_erasure(pipe)
     else:
-        session.required = True
         report = verify_all(pipe, thorough=False)
         fault = None if report.state is ErasureState.VERIFIED else report.message
     if fault is None:

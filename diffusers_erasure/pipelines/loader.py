@@ -7,7 +7,6 @@ StockPipeline)``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,28 +17,27 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from diffusers_erasure.artifacts import apply
-from diffusers_erasure.artifacts.apply import AppliedErasure
+from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.record import LEDGER_NAME
 from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.artifacts.verify import VerificationReport, verify_erasure
 from diffusers_erasure.errors import (
-    ArtifactIntegrityError,
     ConfigError,
     ErasureBypassError,
     ErasureRequiredError,
 )
 
-from .baked import verify_baked
 from .base import loading, on_components, stock_signature
 from .callbacks import watched_call, watched_pictures
+from .came_erased import refuse_baked, verify_or_warn
 from .embeddings import EMBEDDING_ARGUMENTS, OWN, Origin
 from .guard import (
     TEXT_ENCODERS,
-    ErasureMissingWarning,
     all_erasures,
     check_before_call,
     erased_in_text,
+    note_erasures,
     verify_all,
 )
 from .index import hub_options
@@ -60,6 +58,24 @@ else:
 
 class ErasureLoaderMixin(_PipelineBase):
     """Adds erasures to a pipeline class; see the module's text."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class whose stock base comes first, and would draw and load without any of this."""
+        super().__init_subclass__(**kwargs)
+        ahead = cls.__mro__[: cls.__mro__.index(ErasureLoaderMixin)]
+        stock = [one.__name__ for one in ahead if one.__module__.partition(".")[0] == "diffusers"]
+        if stock:
+            raise ConfigError(
+                f"{cls.__name__} names {stock[0]} before ErasureLoaderMixin, so nothing would keep it from "
+                f"drawing what is erased; expected class {cls.__name__}(ErasureLoaderMixin, {stock[0]}); "
+                "exchange the bases"
+            )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; an erased component that is exchanged is remembered."""
+        if name in ERASABLE and name in vars(self):
+            note_erasures(self)
+        super().__setattr__(name, value)
 
     @property
     def erasures(self) -> tuple[AppliedErasure, ...]:
@@ -117,12 +133,13 @@ class ErasureLoaderMixin(_PipelineBase):
         session = session_of(pipe)
         session.waived, session.allow_unverified = not require_erasure, allow_unverified
         if opened.baked is not None:
-            _verify_or_warn(pipe, opened, allow_unverified=allow_unverified)
+            verify_or_warn(pipe, opened, allow_unverified=allow_unverified)
         if opened.artifact is not None:
             pipe.load_erasure(opened.artifact)
         for source in extra:
             place = {"subfolder": erasure_subfolder, "trusted_key": trusted_key, **hub}
             pipe.load_erasure(source, revision=erasure_revision, **place)
+        note_erasures(pipe)
         return pipe
 
     @classmethod
@@ -146,6 +163,7 @@ class ErasureLoaderMixin(_PipelineBase):
             pipe.__dict__[LEDGER_NAME] = dict(vars(pipeline)[LEDGER_NAME])
         old = session_of(pipeline)
         pipe.__dict__[SESSION_NAME] = replace(old, seals=dict(old.seals), unverified_calls=0)
+        note_erasures(pipe)
         return pipe
 
     def load_erasure(
@@ -176,12 +194,12 @@ class ErasureLoaderMixin(_PipelineBase):
 
     def unload_erasure(self, name: str | None = None) -> None:
         """Take off a loaded erasure, or all without a name; the base comes back bit for bit."""
-        _refuse_baked(self, name, "unloaded")
+        refuse_baked(self, name, "unloaded")
         apply.unload_erasure(self, name)
 
     def set_erasure_scale(self, name: str, scale: float) -> None:
         """Change the strength of a loaded erasure."""
-        _refuse_baked(self, name, "scaled")
+        refuse_baked(self, name, "scaled")
         apply.set_erasure_scale(self, name, scale)
 
     def verify_erasure(
@@ -369,26 +387,3 @@ def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[Er
     if erasure is None:
         return []
     return [erasure] if isinstance(erasure, str | Path | Artifact) else list(erasure)
-
-
-def _verify_or_warn(pipe: Any, opened: Opened, *, allow_unverified: bool) -> None:
-    if opened.baked is None:
-        return
-    try:
-        verify_baked(pipe, opened.baked, where=opened.base)
-    except ArtifactIntegrityError as error:
-        if not allow_unverified:
-            raise
-        session = session_of(pipe)
-        session.required, session.waived = True, False  # it is not one without an erasure, but a broken one
-        warnings.warn(f"loaded unverified, as asked: {error}", ErasureMissingWarning, stacklevel=3)
-
-
-def _refuse_baked(pipe: Any, name: str | None, verb: str) -> None:
-    loaded = {erasure.name for erasure in apply.list_erasures(pipe)} | set(vars(pipe).get(LEDGER_NAME, {}))
-    baked = [erasure.name for erasure in all_erasures(pipe) if erasure.name not in loaded]
-    if name in baked or (name is None and baked and not loaded):
-        raise ConfigError(
-            f"the erasure {name or baked[0]!r} came with the weights and cannot be {verb}: its base is not "
-            "here; load the base pipeline and the artifact instead"
-        )
