@@ -23,6 +23,7 @@ from torch import Tensor
 from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.artifacts.manifest import canonical_json
 from diffusers_erasure.diffusion.components import DiffusionComponents
+from diffusers_erasure.diffusion.identity import facts_beside_weights
 from diffusers_erasure.diffusion.noise import NoisePredictor
 from diffusers_erasure.diffusion.text import tokenize
 from diffusers_erasure.diffusion.text_path import TextPath
@@ -228,7 +229,8 @@ class AttackTarget:
                 ("vae", parts.vae),
             )
         }
-        content = {"weights": weights, "dtype": str(parts.unet.dtype), **self.setting}
+        beside = facts_beside_weights(parts.scheduler, parts.tokenizer)
+        content = {"weights": weights, "dtype": str(parts.unet.dtype), **beside, **self.setting}
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @cached_property

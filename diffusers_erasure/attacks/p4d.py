@@ -22,6 +22,7 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from diffusers_erasure.diffusion.noise import add_noise
 from diffusers_erasure.diffusion.soft_prompt import Placement, SoftPrompt, ordinary_tokens
@@ -81,6 +82,7 @@ class P4DConfig(AttackConfig):
     config=P4DConfig,
     access=Access.WHITE_BOX,
     needs_base=True,
+    version="2",  # each prompt starts from tokens of its own, whatever is searched beside it
     through=WHOLE_MODEL,
 )
 def p4d(
@@ -141,7 +143,7 @@ class _Search:
 
     Attributes:
         rows: The prompts that are not done.
-        iterates: P of PEZ for each, `(rows, most free tokens, width)`; shorter ones use their first part.
+        iterates: P of PEZ for each, `(rows, most free tokens, width)`; shorter ones are filled up with zeros.
         latents: Those of the base's pictures, `(rows, channels, height, width)`.
         wanted: The base's text states of the prompts, `(rows, tokens, width)`.
     """
@@ -159,10 +161,10 @@ class _Search:
         tokenizer = target.components.tokenizer
         self.allowed = ordinary_tokens(tokenizer, len(self.matrix)).to(self.matrix.device)
         self.rows = [self._row(item, plain) for item, plain in pairs]
-        most = max(row.soft.count for row in self.rows)
-        self.iterates = torch.stack(
-            [random_iterate(self.matrix, self.allowed, most, row.generator) for row in self.rows]
-        )
+        drawn = [
+            random_iterate(self.matrix, self.allowed, row.soft.count, row.generator) for row in self.rows
+        ]
+        self.iterates = pad_sequence(drawn, batch_first=True)
         self.adam = AdamState.of(self.iterates)
         items = [row.item for row in self.rows]
         self.latents = torch.stack(target_latents(items, base, base)).to(base.device)

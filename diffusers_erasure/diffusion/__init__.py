@@ -11,7 +11,7 @@ parameters        which weights a method trains, in named groups
 sampling          latents on the way from noise to a picture
 trajectories      the same at many steps, with what the frozen model predicts there
 bank              where training draws them from: anew, shared, or from a stock (bank_settings, bank_files)
-identity          what a stored bank was made from
+identity          what stored latents, pictures and outcomes were made from
 precision         float64 where the device has it, and elsewhere where it does not
 """
 

@@ -1,4 +1,4 @@
-"""What a stored bank was made from, as digests: weights, schedule, prompts and settings.
+"""What stored latents, pictures and outcomes were made from, so that they serve nothing else.
 
 A bank is only right for the model that made it. Each origin has a digest of its own, so that a refusal can
 say which of them differs.
@@ -58,6 +58,20 @@ def origins(
         "prompts": text_digest(json.dumps([prompt.ids for prompt in prompts])),
         "settings": text_digest(json.dumps(settings, sort_keys=True)),
         **other,
+    }
+
+
+def facts_beside_weights(scheduler: Any, tokenizer: Any) -> dict[str, Any]:
+    """What a picture depends on beside the weights of its pipeline, as JSON values.
+
+    Args:
+        scheduler: Draws.
+        tokenizer: Reads prompts.
+    """
+    settings = json.loads(json.dumps(dict(scheduler.config), sort_keys=True, default=str))
+    return {
+        "scheduler": [type(scheduler).__name__, settings],
+        "tokenizer": [type(tokenizer).__name__, tokenizer.model_max_length, len(tokenizer)],
     }
 
 

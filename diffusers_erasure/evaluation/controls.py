@@ -24,7 +24,7 @@ def picture_fault(image: Tensor) -> str:
         image: `(3, height, width)`, uint8.
     """
     pixels = image.double()
-    if float(pixels.flatten(1).std(dim=1).max()) < BLANK_DEVIATION:
+    if float(pixels.flatten(1).std(dim=1, correction=0).max()) < BLANK_DEVIATION:
         return "blank"
     if neighbour_correlation(pixels) < NOISE_CORRELATION:
         return "noise"

@@ -8,11 +8,10 @@ one that comes back from disk is judged exactly like a fresh one.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusers_erasure.artifacts.fingerprint import fingerprint
+from diffusers_erasure.diffusion.identity import facts_beside_weights
 from diffusers_erasure.embedded import (
     EMBEDDED_GUIDANCE_SCALE,
     EMBEDDED_MODEL_ID,
@@ -62,6 +62,14 @@ class Drawings:
     images: Tensor
     faults: tuple[str, ...]
 
+    def sized_like(self, other: Drawings) -> Drawings:
+        """The same; where all of them failed, and so have no size, with stand-ins of the other's.
+
+        Args:
+            other: Pictures of the same prompts by another pipeline.
+        """
+        return replace(self, images=torch.zeros_like(other.images)) if all(self.faults) else self
+
     def whole(self) -> Tensor:
         """The pictures, if none failed."""
         failed = [fault for fault in self.faults if fault]
@@ -86,17 +94,12 @@ def pipeline_identity(pipe: Any, sampling: Sampling) -> dict[str, object]:
     modules.pop("safety_checker", None)
     return {
         "weights": {name: fingerprint(module) for name, module in sorted(modules.items())},
-        "scheduler": [type(pipe.scheduler).__name__, _plain(dict(pipe.scheduler.config))],
-        "tokenizer": [type(pipe.tokenizer).__name__, pipe.tokenizer.model_max_length, len(pipe.tokenizer)],
+        **facts_beside_weights(pipe.scheduler, pipe.tokenizer),
         "dtype": str(pipe.unet.dtype),
         "steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
-
-
-def _plain(value: object) -> object:
-    return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
 def draw(

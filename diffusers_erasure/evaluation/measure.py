@@ -76,16 +76,15 @@ def measure_set(
         progress: Told about the pictures of both pipelines together.
     """
     count = len(prompt_set.items)
-    pictures = [
+    drawn, redrawn = (
         artist.draw(prompt_set.prompts, prompt_set.seeds, _shifted(progress, half * count, 2 * count))
         for half, artist in enumerate((base, erased))
-    ]
-    before = _judge_half(pictures[0], prompt_set.items, panel, failed_counts=False)
-    after = _judge_half(
-        pictures[1], prompt_set.items, panel, failed_counts=prompt_set.purpose is Purpose.ERASED
     )
+    drawn, redrawn = drawn.sized_like(redrawn), redrawn.sized_like(drawn)
+    before = _judge_half(drawn, prompt_set.items, panel, failed_counts=False)
+    after = _judge_half(redrawn, prompt_set.items, panel, failed_counts=prompt_set.purpose is Purpose.ERASED)
     row = _count(prompt_set, before, after, panel, retention_floor)
-    return Measured(row, prompt_set, pictures[0].images, pictures[1].images, after.counted)
+    return Measured(row, prompt_set, drawn.images, redrawn.images, after.counted)
 
 
 def _shifted(progress: Progress | None, offset: int, total: int) -> Progress | None:
@@ -153,10 +152,13 @@ def ask(
 def check_declared(judge: Judge, verdicts: Verdicts) -> None:
     """Refuse answers with another threshold than the judge declares.
 
+    A judge that names the most probable label alone needs none: its threshold may be 0.
+
     Raises:
         EvaluationError: The threshold is not the declared one, or is none.
     """
-    if verdicts.threshold != judge.threshold or not 0 < verdicts.threshold <= 1:
+    lowest_fits = verdicts.threshold > 0 or (verdicts.exclusive and verdicts.threshold == 0)
+    if verdicts.threshold != judge.threshold or not (lowest_fits and verdicts.threshold <= 1):
         raise EvaluationError(
             f"the judge {judge.name!r} answered with the threshold {verdicts.threshold}, and declares "
             f"{judge.threshold}; expected the declared one, between 0 and 1, fixed before anything is "

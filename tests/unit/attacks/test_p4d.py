@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -55,6 +56,19 @@ def test_prompts_do_not_touch_each_other(
     alone = attack_named("p4d").run(ITEMS[1:], target, config, base=base)
     assert together[1].ids == alone[0].ids
     assert together[0].ids != together[1].ids
+
+
+def test_a_longer_prompt_beside_it_changes_nothing(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    """Variant k frees as many tokens as a prompt has; each draws only its own."""
+    target, base = make_target(pipe=make_tiny_pipe(seed=1)), make_target()
+    config = QUICK.model_copy(update={"variant": "k", "read": "ids"})
+    longer = AttackedPrompt("a big dog", 3, "dog")
+    together = attack_named("p4d").run([ITEMS[0], longer], target, config, base=base)
+    alone = attack_named("p4d").run(ITEMS[:1], target, config, base=base)
+    assert together[0].ids == alone[0].ids
+    assert together[0].loss_last == pytest.approx(alone[0].loss_last, rel=1e-5)
 
 
 def test_it_stops_at_the_first_success(

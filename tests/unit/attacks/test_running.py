@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_erasure.attacks import (
     Access,
@@ -24,6 +25,7 @@ from diffusers_erasure.attacks import (
 )
 from diffusers_erasure.attacks.store import outcome_from_json, outcome_to_json
 from diffusers_erasure.errors import ConfigError, EvaluationError
+from tests.conftest import copy_pipeline
 
 Target = Callable[..., Any]
 ITEMS = [AttackedPrompt("dog", seed, "dog") for seed in range(5)]
@@ -97,12 +99,17 @@ def test_a_run_goes_on_where_it_was(make_target: Target, tmp_path: Path) -> None
     assert after[4].picture.unique().tolist() == [4]
 
 
-def test_kept_outcomes_belong_to_weights_settings_and_judge(make_target: Target, tmp_path: Path) -> None:
+def test_kept_outcomes_belong_to_weights_settings_scheduler_and_judge(
+    make_target: Target, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
     target = make_target()
+    scheduled = copy_pipeline(tiny_pipe)
+    scheduled.scheduler = DDPMScheduler.from_config(tiny_pipe.scheduler.config)
     Probe().spec.run(ITEMS, target, store=tmp_path)
     for other, config in (
         (make_target(judge_name="another"), AttackConfig()),
         (make_target(steps=3), AttackConfig()),
+        (make_target(pipe=scheduled), AttackConfig()),
         (target, AttackConfig(seed=1)),
     ):
         probe = Probe()
@@ -191,6 +198,7 @@ def test_every_attack_is_listed_and_unknown_names_are_refused() -> None:
 
 
 def test_a_name_belongs_to_one_attack() -> None:
+    assert "no_attack" in attacks(), "all are known before one is added"
     def other(*_: Any, **__: Any) -> Iterator[AttackOutcome]:
         yield from ()
 

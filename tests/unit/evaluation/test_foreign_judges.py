@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.evaluation.judges import load_panel, load_question
 from diffusers_erasure.evaluation.judges.clip_zero_shot import ClipJudge, load_clip
 from diffusers_erasure.evaluation.judges.image_classifier import load_image_classifier
+from diffusers_erasure.evaluation.measure import check_declared
 from diffusers_erasure.evaluation.metrics import (
     ClipScorer,
     classifier_extractor,
@@ -79,6 +81,16 @@ def test_a_classifier_is_asked_for_in_one_word(classifier_folder: Path) -> None:
     assert question(PICTURES).tolist() == [True] * 5, "both are among the four most probable"
     with pytest.raises(EvaluationError, match="cannot name 'dog'"):
         load_panel(f"image-classifier:{classifier_folder}#dog")
+
+
+def test_a_classifier_needs_no_threshold(classifier_folder: Path) -> None:
+    """The most probable label is named, however probable; a detector would name all of them."""
+    judge = load_panel(f"image-classifier:{classifier_folder}#church").concept
+    verdicts = judge.judge(PICTURES)
+    assert judge.threshold == 0
+    check_declared(judge, verdicts)
+    with pytest.raises(EvaluationError, match="expected the declared one"):
+        check_declared(judge, replace(verdicts, exclusive=False))
 
 
 def test_the_digest_is_that_of_the_weights(classifier_folder: Path, tmp_path: Path) -> None:

@@ -191,6 +191,36 @@ def test_weights_that_are_nan_are_reported_as_broken(
     assert found.report.row("neighbours").erased.k == 0
 
 
+@pytest.mark.parametrize("failing", ["every set", "one set"])
+def test_sets_that_fail_altogether_are_reported_as_broken(
+    tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path, failing: str
+) -> None:
+    """Pictures that were never drawn have no size, and are no pictures without the concept."""
+    erased = sibling(tiny_pipe)
+    runner.load_erasure(erased, tiny_artifact)
+    calls: list[int] = []
+
+    class Fails(type(erased)):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if failing == "every set" or len(calls) == 4:
+                raise RuntimeError("CUDA out of memory")
+            return super().__call__(*args, **kwargs)
+
+    erased.__class__ = Fails
+    found = evaluate_pipelines(
+        Subject(tiny_pipe, erased, tiny_artifact, "base"),
+        plan=runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
+        panel=panel,
+        output_dir=tmp_path,
+        settings=SETTINGS,
+    )
+    broken = [row for row in found.report.rows if row.verdict is Verdict.BROKEN]
+    assert found.report.verdict is Verdict.BROKEN
+    assert len(broken) == (len(found.report.rows) if failing == "every set" else 1)
+    assert all(row.erased_pictures.failed == 2 for row in broken)
+
+
 def test_the_own_name_comes_first(
     tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
