@@ -270,8 +270,7 @@ class _Run:
 
     def _inversion(self) -> Iterator[Measured]:
         """Concept inversion: from a report that is there, or run if it was asked for."""
-        digest = self.stage.subject.artifact.digest
-        taken = inversion_from_reports(self.settings.inversion_reports, digest)
+        taken = inversion_from_reports(self.settings.inversion_reports, self.stage)
         if taken is not None:
             yield taken
         elif any(item.family == INVERSION for item in self.settings.items):

@@ -20,7 +20,7 @@ from .reactivation_items import BY_KEY, INVERSION
 from .reactivation_report import CountedPictures, ReactivationRow
 from .reactivation_stage import Stage
 from .reactivation_store import Measured
-from .report import read_report
+from .report import EvaluationReport, read_report
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +34,23 @@ def reports_in(folders: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(folder / name for folder in folders for name in REPORTS if (folder / name).is_file())
 
 
-def inversion_from_reports(paths: Sequence[Path], digest: str) -> Measured | None:
+def inversion_from_reports(paths: Sequence[Path], stage: Stage) -> Measured | None:
     """The attack's largest run on this artifact in the first report that has one; None if there is none.
 
     Args:
-        paths: Reports of `evaluate --attacks` or `attack`; what is no such report is passed over.
-        digest: sha256 of the artifact's manifest.
+        paths: Reports of `evaluate --attacks` or `attack`. What is no such report is passed over, and so is,
+            with a warning, one that asked other judges, about other labels, or of other pictures.
+        stage: What is attacked, and how it is measured.
     """
     for path in paths:
-        runs = [run for run in _runs(path) if _is_of(run, digest)]
-        if runs:
+        report = _report(path)
+        runs = [run for run in _runs(report) if _is_of(run, stage.subject.artifact.digest)]
+        differing = _differing(report, stage) if runs else []
+        if differing:
+            logger.warning(
+                "%s is passed over: its %s was measured with %s", path, ATTACK, " and ".join(differing)
+            )
+        elif runs:
             largest = max(runs, key=lambda run: (run.steps_allowed, run.prompts.planned))
             return Measured(inversion_row(largest, taken_from=path.name), None)
     return None
@@ -53,15 +60,40 @@ def _is_of(run: RunRecord, digest: str) -> bool:
     return run.attack == ATTACK and run.pipeline == ERASED and run.digest == digest
 
 
-def _runs(path: Path) -> tuple[RunRecord, ...]:
+def _report(path: Path) -> EvaluationReport | AttackFile | None:
     try:
         if path.name == "evaluation.json":
-            attacks = read_report(path).attacks
-            return () if isinstance(attacks, str) else attacks.runs
-        return (AttackFile.model_validate_json(path.read_text(encoding="utf-8")).run,)
+            return read_report(path)
+        return AttackFile.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError, OSError, EvaluationError) as error:
         logger.warning("%s is passed over: it is no report of an attack (%s)", path, error)
-        return ()
+        return None
+
+
+def _runs(report: EvaluationReport | AttackFile | None) -> tuple[RunRecord, ...]:
+    if isinstance(report, AttackFile):
+        return (report.run,)
+    return () if report is None or isinstance(report.attacks, str) else report.attacks.runs
+
+
+def _differing(report: EvaluationReport | AttackFile | None, stage: Stage) -> list[str]:
+    """With what a report was measured, where that is not what the stage measures with."""
+    if report is None:
+        return []
+    drawn = report if isinstance(report, AttackFile) else report.settings
+    questions = [group.question for group in stage.groups]
+    asked = {question.judge.sha256 for question in questions}
+    labels = {label for question in questions for label in question.labels}
+    found = {
+        f"{drawn.steps} steps, not {stage.sampling.steps}": drawn.steps != stage.sampling.steps,
+        f"guidance scale {drawn.guidance_scale:g}, not {stage.sampling.guidance_scale:g}": (
+            drawn.guidance_scale != stage.sampling.guidance_scale
+        ),
+        "another judge": not asked <= {judge.sha256 for judge in report.judges},
+    }
+    if isinstance(report, AttackFile):  # an evaluation asks about what its artifact erases
+        found[f"the labels {', '.join(report.labels)}"] = set(report.labels) != labels
+    return [what for what, differs in found.items() if differs]
 
 
 def run_inversion(stage: Stage, budget: str, *, store: Path | None, tell: Tell | None) -> Measured:

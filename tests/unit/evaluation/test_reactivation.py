@@ -20,7 +20,7 @@ from diffusers_erasure.embedded.vocabulary import CONCEPTS
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import reactivation as module
 from diffusers_erasure.evaluation import reactivation_draw, reactivation_inversion
-from diffusers_erasure.evaluation.attack_file import attack_file
+from diffusers_erasure.evaluation.attack_file import AttackFile, attack_file
 from diffusers_erasure.evaluation.attack_groups import Group, attack_groups
 from diffusers_erasure.evaluation.attack_runner import Arena
 from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
@@ -286,6 +286,31 @@ def test_concept_inversion_is_taken_from_a_report_of_this_artifact(
     assert (row.rate.k, row.rate.n) == (0, 2)
     path.write_text(_attack_report(subject, "0" * 64), encoding="utf-8")
     assert run(settings=settings).report.row("concept-inversion") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": ("dog",)}, "the labels dog"),
+        ({"steps": 99}, "99 steps, not"),
+        ({"guidance_scale": 1.5}, "guidance scale 1.5, not"),
+        ({"judges": ()}, "another judge"),
+    ],
+)
+def test_concept_inversion_that_was_measured_otherwise_is_passed_over(
+    change: dict[str, Any],
+    said: str,
+    run: Run,
+    subject: Subject,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "attack.json"
+    report = AttackFile.model_validate_json(_attack_report(subject, subject.artifact.digest))
+    path.write_text(report.model_copy(update=change).model_dump_json(), encoding="utf-8")
+    settings = replace(SETTINGS, items=choose_items(("merge",)), inversion_reports=(path,))
+    assert run(settings=settings).report.row("concept-inversion") is None
+    assert f"attack.json is passed over: its concept_inversion was measured with {said}" in caplog.text
 
 
 def test_concept_inversion_is_run_where_it_was_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
