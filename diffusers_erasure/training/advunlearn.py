@@ -39,13 +39,14 @@ from diffusers import DiffusionPipeline
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
 from diffusers_erasure.diffusion import DiffusionComponents, text_layers_by_prefix
-from diffusers_erasure.prompts import RETAIN_SETS, world_of
+from diffusers_erasure.prompts import world_of
 
 from .advunlearn_settings import AdvUnlearnConfig
 from .advunlearn_task import AdvUnlearnTask
 from .artifact_run import train_to_artifact
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
+from .prompt_records import retained_record
 from .registry import erasure_method
 from .student import Student
 
@@ -100,12 +101,10 @@ def train_advunlearn(
 
 
 def _records(config: AdvUnlearnConfig, task: AdvUnlearnTask) -> dict[str, SettingRecord]:
-    """The settings; a retain set of the user's own with its prompts, since nobody else has the file."""
-    records = config.records()
-    if config.retain_set in RETAIN_SETS or task.retention is None:
-        return records
-    own = SettingRecord(value=list(task.retention.prompts), meaning="what was retained, from a file")
-    return {**records, "retain_set": own}
+    """The settings; a retain set of the user's own with its prompts."""
+    kept = task.retention
+    own = None if kept is None else retained_record(config.retain_set, kept.prompts)
+    return config.records() if own is None else {**config.records(), "retain_set": own}
 
 
 def _group(config: AdvUnlearnConfig, components: DiffusionComponents) -> str:

@@ -33,7 +33,7 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.prompts import world_of
 
@@ -42,6 +42,7 @@ from .aegis_task import AEGISTask
 from .artifact_run import train_to_artifact
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
+from .prompt_records import retained_record
 from .registry import erasure_method
 from .student import Student
 
@@ -75,4 +76,19 @@ def train_aegis(
         world=world_of(base.id),
         progress=lambda what, done, total: progress(Progress(what, done, total)),
     )
-    return train_to_artifact(pipe, task, config, method="aegis", base=base, progress=progress)
+    return train_to_artifact(
+        pipe,
+        task,
+        config,
+        method="aegis",
+        base=base,
+        progress=progress,
+        settings=_records(config, task),
+    )
+
+
+def _records(config: AEGISConfig, task: AEGISTask) -> dict[str, SettingRecord]:
+    """The settings; a retain set of the user's own with its prompts."""
+    kept = task.retained
+    own = None if kept is None else retained_record(config.retain_set, kept.retention.prompts)
+    return config.records() if own is None else {**config.records(), "retain_set": own}

@@ -43,7 +43,6 @@ from diffusers_erasure.prompts import world_of
 from .closed_form import solve
 from .compose_parts import (
     COMPOSED_OF,
-    FURTHER_PROMPTS,
     SHARED,
     Leaf,
     Part,
@@ -53,15 +52,16 @@ from .compose_parts import (
     tell_differences,
 )
 from .config import Progress, ProgressCallback, silent
+from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS, further_record, retained_record
 from .stored_statistics import MAX_STATISTICS_BYTES, STATISTICS_NAME, pack_statistics
 from .student import StoredType
 from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
-from .trce_mapping import retained_statistics
+from .trce_mapping import retained_prompts, retained_statistics
 from .trce_settings import TRCEConfig
 
 _OWN = ("concept", "anchor", "concept_kind")
 """Settings that belong to one part, whatever the others have."""
-_UNION = (COMPOSED_OF, FURTHER_PROMPTS)
+_UNION = (COMPOSED_OF, FURTHER_PROMPTS, RETAINED_PROMPTS)
 
 
 def load_part(
@@ -130,6 +130,10 @@ def compose_trce(
     _check_base(parts, components)
     tell_differences(parts)
     config = _config(parts, settings, prior_file)
+    own = retained_record(
+        config.retain_set, retained_prompts(config, world=world_of(parts[0].manifest.base.id))
+    )
+    settings |= {} if own is None else {RETAINED_PROMPTS: own}
     found = _solve(parts, components, config, progress)
     progress(Progress("artifact", 0, 1))
     make = right_factor_edit if config.edit_form == "right_factor" else cross_attention_edit
@@ -201,9 +205,7 @@ def _settings(parts: Sequence[Part], retain_set: str) -> dict[str, SettingRecord
     records["concept"] = _changed(known.get("concept"), [name for leaf in leaves for name in leaf.concepts])
     further = list(dict.fromkeys(prompt for part in parts for prompt in part.further_prompts))
     if further:
-        records[FURTHER_PROMPTS] = SettingRecord(
-            value=further, meaning="prompts that were mapped besides the tables' own"
-        )
+        records[FURTHER_PROMPTS] = further_record(further)
     records[COMPOSED_OF] = SettingRecord(
         value=apart, meaning="artifacts whose statistics were added, with the settings in which they differ"
     )

@@ -18,12 +18,12 @@ from diffusers_erasure.errors import ArtifactFormatError, ConfigError
 from diffusers_erasure.prompts import RETAIN_SETS, tag_pairs
 
 from .closed_form import MappingStatistics
+from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS
 from .stored_statistics import STATISTICS_NAME, unpack_statistics
 
 logger = logging.getLogger(__name__)
 
 COMPOSED_OF = "composed_of"
-FURTHER_PROMPTS = "further_prompts"
 SHARED = (
     *("sot_weight", "eot_weight", "padding_weight", "keyword_weight", "keyword_target"),
     *("preserve_scale", "ridge", "retain_set", "retain_exclude", "max_retain_prompts", "deviations"),
@@ -88,7 +88,7 @@ class Part:
         values = {
             name: record.value
             for name, record in self.manifest.settings.items()
-            if name not in (COMPOSED_OF, FURTHER_PROMPTS)
+            if name not in (COMPOSED_OF, FURTHER_PROMPTS, RETAINED_PROMPTS)
         }
         composed = self.setting(COMPOSED_OF)
         if composed is None:

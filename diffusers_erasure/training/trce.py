@@ -60,11 +60,12 @@ from diffusers_erasure.prompts import PromptPair, World, erasure_pairs, world_of
 
 from .artifact_run import train_to_artifact
 from .config import Progress, ProgressCallback, silent
+from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS, further_record, retained_record
 from .registry import erasure_method
 from .stored_statistics import STATISTICS_NAME, pack_statistics
 from .student import Student
 from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
-from .trce_mapping import map_prompts, mapping_digest, trce_pairs
+from .trce_mapping import map_prompts, mapping_digest, retained_prompts, trce_pairs
 from .trce_settings import TRCEConfig
 from .trce_task import SteeringTask
 
@@ -189,9 +190,13 @@ class _Run:
 
     def _records(self) -> dict[str, SettingRecord]:
         """The settings; and prompts that are not the tables' own, so that nobody tests on them."""
-        known = {pair.source for pair in erasure_pairs(self.config.concepts, world=self.world)}
+        config, records = self.config, self.config.records()
+        known = {pair.source for pair in erasure_pairs(config.concepts, world=self.world)}
         further = [pair.source for pair in self.pairs if pair.source not in known]
-        if not further:
-            return self.config.records()
-        record = SettingRecord(value=further, meaning="prompts that were mapped besides the tables' own")
-        return {**self.config.records(), "further_prompts": record}
+        if further:
+            records[FURTHER_PROMPTS] = further_record(further)
+        maps = config.stages != "2"
+        own = retained_record(config.retain_set, retained_prompts(config, world=self.world)) if maps else None
+        if own is not None:
+            records[RETAINED_PROMPTS] = own
+        return records

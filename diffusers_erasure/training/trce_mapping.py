@@ -92,9 +92,14 @@ def mapping_digest(config: TRCEConfig, pairs: Sequence[PromptPair], *, world: Wo
         pairs: What is mapped to what.
         world: Whose prompts are retained.
     """
-    retained = _retained(config, world=world).prompts
+    retained = retained_prompts(config, world=world)
     text = json.dumps([[[pair.source, pair.target] for pair in pairs], list(retained)])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def retained_prompts(config: TRCEConfig, *, world: World) -> tuple[str, ...]:
+    """What stays, the empty prompt first."""
+    return _retained(config, world=world).prompts
 
 
 def _retained(config: TRCEConfig, *, world: World) -> RetainSelection:

@@ -15,8 +15,10 @@ from benchmarks.live_bytes import LiveBytes
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.tensors import component_tensors
+from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.diffusion import DiffusionComponents, TextPath, partial_sample
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.evaluation.splits import training_prompts
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.aegis import train_aegis
 from diffusers_erasure.training.aegis_settings import AEGISConfig
@@ -369,6 +371,20 @@ def test_the_retain_gradient_is_that_of_its_loss(tiny_pipe: StableDiffusionPipel
     for name, parameter in task.parameters().items():
         if parameter.grad is not None:
             torch.testing.assert_close(task.retained.of(name), parameter.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_an_artifact_says_what_a_file_of_ones_own_retained(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    """A test split must be compared with what was trained on."""
+    own = tmp_path / "prompts.txt"
+    own.write_text("a dog\na red chair\na blue chair", encoding="utf-8")
+    values = {"retain_set": str(own), "retain_batch_size": 2, "retain_from": "prompts", "max_train_steps": 1}
+    settings = train_aegis(tiny_pipe, config(**values), base=BASE).manifest.settings
+    assert settings["retain_set"].value == ["a red chair", "a blue chair"]
+    assert {"a red chair", "a blue chair"} <= set(
+        training_prompts(tuple(resolve_concepts(["dog"])), settings)
+    )
 
 
 def test_a_retain_set_that_cannot_be_used_is_refused() -> None:

@@ -324,7 +324,8 @@ def test_a_retain_set_of_a_file_has_to_be_given_again(
     expected = train(tiny_pipeline, *CONCEPTS[:2], **values)
     given = compose_trce(tiny_pipeline, apart, retain_set=str(prompts))
     assert gap(given, expected) < 1e-6
-    assert given.manifest.settings["retain_set"] == expected.manifest.settings["retain_set"]
+    for name in ("retain_set", "retained_prompts"):
+        assert given.manifest.settings[name].value == expected.manifest.settings[name].value
     stored = compose_trce(
         tiny_pipeline, apart, retain_set=str(prompts), prior_file=str(tmp_path / "prior.safetensors")
     )

@@ -141,6 +141,24 @@ def test_a_stored_prior_gives_the_same_edit(
     assert Path(stored).is_file()
 
 
+def test_an_artifact_says_what_a_file_of_ones_own_retained(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    """The file stays the setting's value, since parts that are composed must agree in it."""
+    own = tmp_path / "prompts.txt"
+    own.write_text("a dog\na red chair\na blue chair", encoding="utf-8")
+    settings = train_trce(
+        tiny_pipe, config(concept=["dog"], stages="1", retain_set=str(own)), base=BASE
+    ).manifest.settings
+    assert settings["retain_set"].value == str(own)
+    assert {"a red chair", "a blue chair"} <= set(
+        training_prompts(tuple(resolve_concepts(["dog"])), settings)
+    )
+    assert "a dog" not in settings["retained_prompts"].value
+    named = train_trce(tiny_pipe, config(concept=["dog"], stages="1"), base=BASE).manifest.settings
+    assert "retained_prompts" not in named
+
+
 def test_a_prior_of_something_else_is_refused(
     tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path
 ) -> None:
