@@ -212,7 +212,8 @@ def _summarise(
         "method": spec.name,
         "base model": config.pretrained_model_name_or_path,
         "concepts": ", ".join(
-            f"{concept.name} → {concept.anchor or '(nothing)'}" for concept in config.concepts.leaves
+            f"{concept.name} → {concept.anchor or '(nothing)'}" if config.maps_to_anchor else concept.name
+            for concept in config.concepts.leaves
         ),
     }
     facts.update({name: f"{value:.4g}" for name, value in numbers.items()})

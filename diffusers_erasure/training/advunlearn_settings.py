@@ -129,6 +129,11 @@ class AdvUnlearnConfig(RetainSetConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> AdvUnlearnConfig:
+        if self.frozen_dtype is not None and component_of(self.train_method) == "unet":
+            raise ConfigError(
+                f"frozen_dtype {self.frozen_dtype} with train_method {self.train_method} cannot be done: the "
+                "UNet is what is trained; expected a text encoder's group; leave frozen_dtype out"
+            )
         if self.attack_steps and self.adversary_warmup_steps * self.cycle >= self.max_train_steps:
             raise ConfigError(
                 f"the adversary would begin after {self.adversary_warmup_steps} iterations, but the run has "

@@ -121,6 +121,24 @@ class AEGISConfig(RetainSetConfig):
         )
 
     @property
+    def depends_on_steps(self) -> bool:
+        """Whether a step's result depends on how many there will be."""
+        return super().depends_on_steps or (self.retain_mode == "projection" and self.omega_rule == "linear")
+
+    @property
+    def _idle_setting(self) -> str:
+        """A setting that would change nothing; "" if there is none."""
+        fields = type(self).model_fields
+        moved = [name for name in ("omega_step", "omega_max") if getattr(self, name) != fields[name].default]
+        if self.retain_mode == "penalty" and not self.retain_weight:
+            return "retain_mode penalty with retain_weight 0 retains nothing"
+        if self.retain_mode == "projection" and self.omega_rule == "fixed" and not self.omega:
+            return "omega_rule fixed with omega 0 rectifies nothing"
+        if self.omega_rule == "released" and moved:
+            return f"omega_rule released has constants of its own, so {' and '.join(moved)} changes nothing"
+        return ""
+
+    @property
     def retains_prompts(self) -> bool:
         """Whether a retain set stands for the weights."""
         return self.retain_from == "prompts"
@@ -158,6 +176,9 @@ class AEGISConfig(RetainSetConfig):
                 "retain_from prompts with retain_mode none cannot be done: a retain set would be read and "
                 "not used; expected retain_mode projection or penalty; leave one of them out"
             )
+        idle = self._idle_setting
+        if idle:
+            raise ConfigError(f"{idle}; expected settings that do something; change one of them")
         if self.retains_prompts and self.mixed_precision == "fp16":
             raise ConfigError(
                 "retain_from prompts with mixed_precision fp16 cannot be done: the retain set's gradient has "

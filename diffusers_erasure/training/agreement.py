@@ -8,7 +8,6 @@ from typing import Any
 from diffusers_erasure.artifacts.fingerprint import fingerprint
 from diffusers_erasure.diffusion import DiffusionComponents
 
-from .schedules import ENDLESS
 from .settings import TrainingSettings
 
 _SPLIT = ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "preset", "lr_warmup_steps")
@@ -20,21 +19,29 @@ def agreed_facts(
     """Everything that shapes the result, as JSON.
 
     How the batch is spread over processes and passes is free, as long as it is the same batch. The number of
-    steps is free where the learning rate does not depend on it.
+    steps is free where nothing depends on it.
 
     Args:
         settings: Of the run.
         identity: What the task says of itself: base model, concepts.
         processes: How many train together.
     """
-    facts = {name: record.value for name, record in settings.records().items() if name not in _SPLIT}
-    facts["seed"] = settings.seed
+    facts = agreed_settings(settings)
     facts["global batch"] = settings.train_batch_size * settings.gradient_accumulation_steps * processes
+    return {**facts, **{f"base {name}": value for name, value in identity.items()}}
+
+
+def agreed_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """The part of it that the settings alone decide."""
+    facts: dict[str, Any] = {
+        name: record.value for name, record in settings.records().items() if name not in _SPLIT
+    }
+    facts["seed"] = settings.seed
     if settings.lr_scheduler != "constant":
         facts["lr_warmup_steps"] = settings.lr_warmup_steps
-    if settings.lr_scheduler not in ENDLESS:
+    if settings.depends_on_steps:
         facts["max_train_steps"] = settings.max_train_steps
-    return {**facts, **{f"base {name}": value for name, value in identity.items()}}
+    return facts
 
 
 def fingerprints(components: DiffusionComponents) -> dict[str, str]:

@@ -98,7 +98,8 @@ class CheckpointFolder:
         target = self.folder / f"checkpoint-{checkpoint.step}"
         with whole_folder(target) as draft:
             _write(draft, checkpoint)
-        for old in self.paths()[: -self.limit] if self.limit else ():
+        others = [path for path in self.paths() if path != target]  # later ones, if it began at an earlier
+        for old in others[: len(others) + 1 - self.limit] if self.limit and len(others) >= self.limit else ():
             remove_whole(old)
         return target
 
@@ -147,6 +148,16 @@ def _check_written(path: Path, expected: Mapping[str, Tensor]) -> None:
 def _bits(tensor: Tensor) -> Tensor:
     """The bytes of a tensor, so that NaN equals itself."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def agreed_in(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint says of the run that wrote it; its tensors are not read.
+
+    Raises:
+        TrainingError: Its state is missing, damaged or of another format.
+    """
+    agreed: Mapping[str, Any] = _read_state(path)["agreed"]
+    return agreed
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

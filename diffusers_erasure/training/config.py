@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -50,6 +50,9 @@ def without_token(values: Mapping[str, Any]) -> dict[str, Any]:
 
 class TrainingConfig(RunSettings):
     """What every method is told."""
+
+    maps_to_anchor: ClassVar[bool] = True
+    """Whether the method maps concepts to their anchors, and not merely away from themselves."""
 
     concept: tuple[str, ...] = Field(
         description="concept to erase: an object, style, identity or theme, in words", min_length=1

@@ -6,6 +6,10 @@ them.
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
 from diffusers_erasure.diffusion import Alignment
 from diffusers_erasure.diffusion.bank_settings import BankSettings
 from diffusers_erasure.errors import ConfigError
@@ -17,6 +21,8 @@ from .settings import GradientTrainingConfig
 
 class GuidedErasureConfig(GradientTrainingConfig):
     """What is trained, on which latents, away from what."""
+
+    maps_to_anchor: ClassVar[bool] = False
 
     train_method: str = setting(
         "esd-x",
@@ -45,6 +51,16 @@ class GuidedErasureConfig(GradientTrainingConfig):
     num_templates: int | None = setting(
         0, "most wordings per word; 0 takes the bare word alone, None takes all", ge=0
     )
+
+    @model_validator(mode="after")
+    def _erases_from_scope(self) -> Self:
+        if self.anchor:
+            raise ConfigError(
+                f"anchor {', '.join(map(repr, self.anchor))} cannot be used: this method maps a concept to "
+                "nothing, it pushes away from it; expected no anchor; leave it out, or say in scope what the "
+                "concept is to be erased from"
+            )
+        return self
 
     def latent_bank(
         self, source: LatentsFrom, trajectories: int, *, unconditional: bool = True, pairs: int | None = None

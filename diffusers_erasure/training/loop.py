@@ -30,11 +30,12 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 from accelerate.utils import ProjectConfiguration  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from diffusers_erasure.errors import ConfigError, TrainingError
+from diffusers_erasure.errors import TrainingError
 
 from .agreement import agreed_facts
+from .beginning import checkpoint_to_resume
 from .callbacks import Callback, StepReport, StopOnDivergence
-from .checkpoint import LATEST, Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
+from .checkpoint import Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
 from .draws import StepDraws, derived_seed
 from .log_picture import draw_log
 from .losses import TOTAL
@@ -185,22 +186,19 @@ class _Run:
 
     def resume(self) -> None:
         """Take up the checkpoint that the settings name, or make sure that none is in the way."""
-        wanted = self.settings.resume_from_checkpoint
-        if wanted == LATEST and self.folder is None:
-            raise ConfigError(
-                f"resume_from_checkpoint is {LATEST!r}, but the run has no output_dir to look in; expected "
-                f"both or neither; give output_dir, or the folder of a checkpoint"
-            )
-        folder = self.folder or CheckpointFolder(Path())
-        path = folder.find(wanted) if wanted else None
+        path = checkpoint_to_resume(self.settings)
         if path is None:
-            if wanted:
-                logger.info("there is no checkpoint in %s yet; the run begins anew", folder.folder)
-            elif self.folder:
+            if self.folder and not self.settings.resume_from_checkpoint:
                 self._make_room(self.folder)
             return
         found = read_checkpoint(path)
         check_agrees(found.agreed, self._agreed(), origin=path)
+        if found.step > self.settings.max_train_steps:
+            raise TrainingError(
+                f"{path} has {found.step} steps behind it, and max_train_steps is "
+                f"{self.settings.max_train_steps}; expected as many or more; raise it, or resume from an "
+                "earlier checkpoint"
+            )
         self.optimizer.load(found.tensors["parameters"], found.tensors["optimizer"], found.extras["scaler"])
         self.task.load_state(found.tensors.get("task", {}))
         for name, callback in self._named_callbacks().items():
@@ -211,13 +209,7 @@ class _Run:
         logger.info("resumed from %s: %d steps are done", path, found.step)
 
     def _make_room(self, folder: CheckpointFolder) -> None:
-        there = folder.paths()
-        if there and not self.settings.overwrite:
-            raise TrainingError(
-                f"{folder.folder} holds checkpoints of an earlier run (the last is {there[-1].name}); "
-                f"expected none, or to be told to go on; pass resume_from_checkpoint latest, or overwrite to "
-                f"begin anew"
-            )
+        """Remove what an earlier run left; that this is wanted is known by now."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             folder.clear()

@@ -23,7 +23,7 @@ from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
 from .config import RunSettings, TrainingConfig
-from .schedules import ScheduleName
+from .schedules import ENDLESS, ScheduleName
 from .student import StoredType
 
 AUTO = "auto"
@@ -88,6 +88,11 @@ class TrainingSettings(RunSettings):
             return None
         place = self.output_dir.expanduser()
         return place.with_name(f"{place.name}-training")
+
+    @property
+    def depends_on_steps(self) -> bool:
+        """Whether a step's result depends on how many there will be, so that a run cannot be prolonged."""
+        return self.lr_scheduler not in ENDLESS
 
     @property
     def log_folder(self) -> Path | None:

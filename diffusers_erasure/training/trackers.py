@@ -101,15 +101,30 @@ def choose_trackers(
         ConfigError: A tracker is unknown, or writes files and no folder is given.
         MissingDependencyError: Its package is not installed.
     """
-    chosen: list[str | GeneralTracker] = [_known(name) for name in dict.fromkeys(names) if name != JSON_LINES]
+    chosen: list[str | GeneralTracker] = [*known_trackers(names, folder)]
     if folder is not None and writes:
         chosen.append(JsonLinesTracker(folder, run_name, resumed_at=resumed_at))
+    return chosen
+
+
+def known_trackers(names: Sequence[str], folder: Path | None) -> list[str]:
+    """The trackers that are accelerate's own, if all can be used.
+
+    Args:
+        names: Trackers by name.
+        folder: Where those go that write files.
+
+    Raises:
+        ConfigError: A tracker is unknown, or writes files and no folder is given.
+        MissingDependencyError: Its package is not installed.
+    """
+    known = [_known(name) for name in dict.fromkeys(names) if name != JSON_LINES]
     if folder is None and names:
         raise ConfigError(
             f"report_to names {', '.join(names)}, but there is no folder for it; expected a "
             f"logging_dir or an output_dir; give one of them"
         )
-    return chosen
+    return known
 
 
 def _known(name: str) -> str:

@@ -59,6 +59,7 @@ from diffusers_erasure.diffusion import DiffusionComponents, TextProjection, tex
 from diffusers_erasure.prompts import PromptPair, World, erasure_pairs, world_of
 
 from .artifact_run import train_to_artifact
+from .beginning import check_begins
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS, further_record, retained_record
 from .registry import erasure_method
@@ -118,6 +119,8 @@ class _Run:
 
     def artifact(self) -> Artifact:
         """The stages that are asked for, one after the other."""
+        if self.config.stages != "1":
+            check_begins(self.config)
         if self.config.stages == "2":
             return self._steered(None)
         found = map_prompts(

@@ -52,6 +52,16 @@ def test_latest_is_the_highest_number_and_the_limit_removes_the_oldest(tmp_path:
         folder.find("checkpoint-9")
 
 
+@pytest.mark.parametrize(("limit", "left"), [(1, ["600"]), (2, ["600", "1000"]), (3, ["500", "600", "1000"])])
+def test_what_was_just_saved_is_never_removed(tmp_path: Path, limit: int, left: list[str]) -> None:
+    """A run that went on from an earlier checkpoint saves below later ones."""
+    folder = CheckpointFolder(tmp_path, limit=None)
+    for step in (500, 1000):
+        folder.save(made(step))
+    CheckpointFolder(tmp_path, limit=limit).save(made(600))
+    assert [path.name.removeprefix("checkpoint-") for path in folder.paths()] == left
+
+
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, limit=1)
     folder.save(made(4))

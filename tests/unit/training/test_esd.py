@@ -145,11 +145,9 @@ def test_a_scope_takes_the_place_that_the_rule_gives_it(
 
 
 def test_a_style_is_erased_from_the_subjects_that_it_is_worded_with() -> None:
-    for anchors in ({}, {"anchor": ["noto"]}):
-        chosen = config(concept=["ink"], preset="embedded", **anchors)
-        found = concept_prompts(chosen, world="embedded")
-        assert ScopedPrompt("a dog, ink style", "a dog") in found
-        assert all(one.scope and one.scope in one.prompt for one in found)
+    found = concept_prompts(config(concept=["ink"], preset="embedded"), world="embedded")
+    assert ScopedPrompt("a dog, ink style", "a dog") in found
+    assert all(one.scope and one.scope in one.prompt for one in found)
     code = config(concept=["ink"], preset="code", num_templates=4)
     assert {one.scope for one in concept_prompts(code, world="embedded", scoped=False)} == {""}
 

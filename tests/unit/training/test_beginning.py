@@ -1,0 +1,99 @@
+"""What stops a run is found before anything is computed for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.errors import ConfigError, MissingDependencyError, TrainingError
+from diffusers_erasure.training import Progress
+from diffusers_erasure.training.advunlearn import train_advunlearn
+from diffusers_erasure.training.advunlearn_settings import AdvUnlearnConfig
+from diffusers_erasure.training.aegis_settings import AEGISConfig
+from diffusers_erasure.training.beginning import check_begins
+from diffusers_erasure.training.esd_settings import ESDConfig
+
+from .toy import settings, train
+
+BASE = BaseModelRef(id="tiny")
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({}, TrainingError, r"holds checkpoints of an earlier run \(the last is checkpoint-12\)"),
+        ({"resume_from_checkpoint": "checkpoint-77"}, TrainingError, "is no checkpoint"),
+        (
+            {"resume_from_checkpoint": "latest", "learning_rate": 0.5},
+            TrainingError,
+            "another run: learning_rate was 0.01, now 0.5",
+        ),
+        ({"overwrite": True, "report_to": ["wandb"]}, MissingDependencyError, "wandb"),
+        ({"overwrite": True, "report_to": ["nothing"]}, ConfigError, "no tracker 'nothing'"),
+        ({"output_dir": None, "resume_from_checkpoint": "latest"}, ConfigError, "no output_dir to look in"),
+        ({"output_dir": None, "report_to": ["jsonl"]}, ConfigError, "there is no folder for it"),
+    ],
+)
+def test_a_run_that_cannot_begin_is_refused(
+    values: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    train(tmp_path / "run")
+    with pytest.raises(error, match=message):
+        check_begins(settings(tmp_path / "run", **values))
+
+
+def test_one_that_can_is_let_through(tmp_path: Path) -> None:
+    check_begins(settings(tmp_path / "run"))
+    train(tmp_path / "run")
+    check_begins(settings(tmp_path / "run", resume_from_checkpoint="latest"))
+    check_begins(settings(tmp_path / "run", resume_from_checkpoint="checkpoint-12"))
+    check_begins(settings(tmp_path / "run", overwrite=True))
+
+
+def test_latents_are_not_made_for_nothing(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    config = AdvUnlearnConfig.parse(
+        {"concept": ["dog"], "output_dir": tmp_path / "run", "resume_from_checkpoint": "checkpoint-3"}
+    )
+    with pytest.raises(TrainingError, match="is no checkpoint"):
+        train_advunlearn(tiny_pipe, config, base=BASE, progress=told.append)
+    assert not told
+
+
+def test_a_run_that_is_longer_already_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", lr_scheduler="constant")
+    with pytest.raises(TrainingError, match="has 12 steps behind it, and max_train_steps is 3"):
+        train(tmp_path / "run", lr_scheduler="constant", max_train_steps=3, resume_from_checkpoint="latest")
+
+
+def test_a_strength_that_grows_with_the_steps_binds_their_number() -> None:
+    values = {"concept": ["dog"], "lr_scheduler": "constant"}
+    assert AEGISConfig.parse({**values, "omega_rule": "linear"}).depends_on_steps
+    assert not AEGISConfig.parse(values).depends_on_steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ESDConfig, {"anchor": ["cat"]}, "anchor 'cat' cannot be used: .* say in scope"),
+        (AdvUnlearnConfig, {"anchor": ["cat"]}, "anchor 'cat' cannot be used"),
+        (AEGISConfig, {"anchor": ["cat"]}, "anchor 'cat' cannot be used"),
+        (AEGISConfig, {"retain_mode": "penalty"}, "penalty with retain_weight 0 retains nothing"),
+        (AEGISConfig, {"omega_rule": "fixed"}, "fixed with omega 0 rectifies nothing"),
+        (AEGISConfig, {"omega_rule": "released", "omega_max": 0.5}, "omega_max changes nothing"),
+        (
+            AdvUnlearnConfig,
+            {"train_method": "esd-x", "frozen_dtype": "bfloat16"},
+            "the UNet is what is trained; .* leave frozen_dtype out",
+        ),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    kind: type[ESDConfig | AdvUnlearnConfig | AEGISConfig], values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind.parse({"concept": ["dog"], **values})
