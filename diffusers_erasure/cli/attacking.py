@@ -128,11 +128,13 @@ def asked_prompts(
     """
     from diffusers_erasure.evaluation.attack_groups import attack_groups
     from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
+    from diffusers_erasure.evaluation.prompt_sets import check_first_seed
 
     if n is not None and n < 1:
         raise ConfigError(
             f"--n {n} prompts cannot be attacked; expected at least 1; for a figure that can rank take 100"
         )
+    check_first_seed(first_seed)
     if prompt_file is not None:
         return _file_prompts(scene, panel, prompt_file, n, first_seed)
     if judge.partition("#")[0].partition(":")[0] == "embedded":

@@ -9,6 +9,7 @@ one that comes back from disk is judged exactly like a fresh one.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from diffusers_erasure.embedded import (
     EMBEDDED_STEPS,
     embedded_folder,
 )
-from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.errors import ConfigError, EvaluationError
 
 from .picture_cache import PictureCache
 
@@ -44,10 +45,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a picture is sampled."""
+    """How a picture is sampled.
+
+    Raises:
+        ConfigError: There is no step, or the guidance scale is no number.
+    """
 
     steps: int
     guidance_scale: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no picture can be drawn with."""
+        if self.steps < 1 or not math.isfinite(self.guidance_scale):
+            raise ConfigError(
+                f"{self.steps} sampling steps at guidance scale {self.guidance_scale} draw nothing; expected "
+                "1 step or more, and a finite scale; change num_inference_steps or guidance_scale"
+            )
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from diffusers_erasure.errors import ConfigError
+
 FIRST_TEST_SEED = 900_000_000
 """Generation seeds of the evaluation start here; training draws its own from far below."""
 FIRST_DEV_SEED = 800_000_000
 """Seeds of pictures that settings may be tuned on."""
 SEED_STRIDE = 100_000
 """Distance between the seeds of two sets, and so the largest `n`."""
+_SEED_LIMIT = 2**62
+
+
+def check_first_seed(seed: int) -> None:
+    """Refuse a first seed from which no generator could be seeded, before anything is drawn.
+
+    Raises:
+        ConfigError: It is negative or too large.
+    """
+    if not 0 <= seed < _SEED_LIMIT:
+        raise ConfigError(
+            f"first_seed is {seed}; expected 0 or more, and less than 2**62; leave it out for "
+            f"{FIRST_TEST_SEED}, where the seeds of a test begin"
+        )
 
 
 class Purpose(StrEnum):

@@ -35,6 +35,7 @@ from .attack_rows import prompts_sha256
 from .attack_runner import Tell
 from .attack_settings import PUBLISHED, QUICK
 from .generate import DEFAULT_BATCH_SIZE, Sampling, pipeline_identity, sampling_defaults
+from .prompt_sets import check_first_seed
 from .reactivation_draw import Manipulations
 from .reactivation_grid import reactivation_grid
 from .reactivation_inversion import inversion_from_reports, run_inversion
@@ -113,6 +114,10 @@ class ReactivationSettings:
     inversion_reports: tuple[Path, ...] = ()
     preset: str = "quick"
     cell: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn or reported."""
+        check_first_seed(self.first_seed)
 
 
 @dataclass(frozen=True)

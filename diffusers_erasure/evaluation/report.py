@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Self
 
@@ -151,11 +152,8 @@ class Row(Record):
             return Verdict.MEASURED
         if self.base.rate < RETENTION_CONTROL_FLOOR:
             return Verdict.HARNESS_INVALID
-        return (
-            Verdict.DEGENERATE
-            if self.erased.rate < self.retention_floor * self.base.rate
-            else Verdict.MEASURED
-        )
+        floor = Fraction(str(self.retention_floor)) * Fraction(self.base.k, self.base.n)
+        return Verdict.DEGENERATE if Fraction(self.erased.k, self.erased.n) < floor else Verdict.MEASURED
 
 
 class Control(Record):

@@ -44,7 +44,7 @@ from .generate import DEFAULT_BATCH_SIZE, Artist, Sampling, sampling_defaults
 from .judges import Panel, load_panel
 from .measure import Measured, measure_set
 from .metrics.extractors import Extractor
-from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet
+from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet, check_first_seed
 from .report import EvaluationReport, Settings
 from .report_building import Found, build_report, erasure_record
 from .splits import SplitRecord, check_disjoint, note_test_read, split_record, training_prompts
@@ -115,6 +115,10 @@ class EvaluationSettings:
     cell: int = 128
     attacks: AttackSettings | None = None
     extractor: Extractor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn or reported."""
+        check_first_seed(self.first_seed)
 
 
 def evaluate_artifact(

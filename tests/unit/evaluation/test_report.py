@@ -297,3 +297,11 @@ def test_the_table_shows_counts_intervals_and_what_was_not_measured() -> None:
 def test_a_report_is_read_without_torch() -> None:
     code = "import sys, diffusers_erasure.evaluation.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("base", [90, 95, 100])
+def test_retention_at_the_floor_is_measured(base: int) -> None:
+    """0.8 of 90 is 72, though 0.8 times 0.9 is more than 0.72 in floating point."""
+    floor = base * 4 // 5
+    assert row("styles", Purpose.CROSS_DOMAIN, base, floor).verdict is Verdict.MEASURED
+    assert row("styles", Purpose.CROSS_DOMAIN, base, floor - 1).verdict is Verdict.DEGENERATE

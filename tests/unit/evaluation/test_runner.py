@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.store import save_artifact
-from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
+from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, EvaluationError
 from diffusers_erasure.evaluation import runner
 from diffusers_erasure.evaluation.generate import Sampling
 from diffusers_erasure.evaluation.judges import Panel
@@ -219,6 +219,18 @@ def test_sets_that_fail_altogether_are_reported_as_broken(
     assert found.report.verdict is Verdict.BROKEN
     assert len(broken) == (len(found.report.rows) if failing == "every set" else 1)
     assert all(row.erased_pictures.failed == 2 for row in broken)
+
+
+@pytest.mark.parametrize("seed", [-5, 99999999999999999999])
+def test_a_seed_that_seeds_nothing_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"first_seed is {seed}; expected 0 or more"):
+        EvaluationSettings(first_seed=seed)
+
+
+@pytest.mark.parametrize(("steps", "scale"), [(0, 4.0), (-1, 4.0), (3, float("nan"))])
+def test_sampling_that_draws_nothing_is_refused(steps: int, scale: float) -> None:
+    with pytest.raises(ConfigError, match=f"{steps} sampling steps at guidance scale {scale} draw nothing"):
+        Sampling(steps, scale)
 
 
 def test_the_own_name_comes_first(
