@@ -199,6 +199,7 @@ def test_every_attack_is_listed_and_unknown_names_are_refused() -> None:
 
 def test_a_name_belongs_to_one_attack() -> None:
     assert "no_attack" in attacks(), "all are known before one is added"
+
     def other(*_: Any, **__: Any) -> Iterator[AttackOutcome]:
         yield from ()
 
