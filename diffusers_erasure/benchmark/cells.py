@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, Manifest, canonical_json, parse_manifest
@@ -192,8 +193,14 @@ class Cell:
         arguments = self.variant.arguments(self.concept, self.seed)
         command = [TRAIN, *arguments, "--output_dir", str(self.artifact)]
         if self.variant.method in RETAIN_BANK and "--max_retain_prompts" not in command:
-            command += ["--retain_bank", str(self.work_dir / "retain-bank")]
+            named = ["retain-bank", *_value_of("--retain_set", command)]  # a bank holds one retain set
+            command += ["--retain_bank", str(self.work_dir / "-".join(named))]
         return Step(TRAIN, self.artifact / MANIFEST_NAME, tuple(command))
+
+
+def _value_of(flag: str, command: Sequence[str]) -> Sequence[str]:
+    """What stands after a flag, or nothing where the command does not have it."""
+    return [value for name, value in pairwise(command) if name == flag]
 
 
 def cells(

@@ -2,7 +2,7 @@
 
 A variant is a method of the command line with the flags that differ from its defaults, and further ones for
 single concepts: a style has no place to go, and nine concepts at once need more steps (decisions 0006,
-0007 and 0011). Its slug names folders and is never changed once something ran under it.
+0007, 0011 and 0012). Its slug names folders and is never changed once something ran under it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ _ESD: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"ink": _STYLE_ESD, "weapons": ("--max_train_steps", "240")}
 )
 _ESD_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType({"ink": _STYLE_ESD})
-_LONGER: Mapping[str, tuple[str, ...]] = MappingProxyType(
+_FARTHER = ("--attack_learning_rate", "5e-3")
+_ADVUNLEARN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "ink": (*_STYLE, "--max_train_steps", "800", "--retain_weight", "2"),
-        "weapons": ("--max_train_steps", "800"),
+        "ink": (
+            *_STYLE, *_FARTHER, "--max_train_steps", "600", "--retain_set", "styles", "--retain_weight", "4",
+        ),
+        "weapons": (
+            *_FARTHER, "--max_train_steps", "800", "--learning_rate", "2e-4", "--retain_weight", "2",
+        ),
     }
-)
+)  # fmt: skip
 _AEGIS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "ink": (*_STYLE, "--max_train_steps", "600"),
@@ -71,10 +76,10 @@ ESD_U = Variant("esd-u", "ESD-u", "esd", ("--train_method", "esd-u"), _ESD)
 ESD_TEXT = Variant(
     "esd-text-encoder", "ESD text encoder", "esd", ("--train_method", "text_encoder_full"), _ESD_TEXT
 )
-ADVUNLEARN = Variant("advunlearn", "AdvUnlearn", "advunlearn", by_concept=_LONGER)
-FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _LONGER)
+ADVUNLEARN = Variant("advunlearn", "AdvUnlearn", "advunlearn", by_concept=_ADVUNLEARN)
+FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _ADVUNLEARN)
 ADVUNLEARN_UNET = Variant(
-    "advunlearn-unet", "AdvUnlearn UNet", "advunlearn", ("--train_method", "esd-x"), _LONGER
+    "advunlearn-unet", "AdvUnlearn UNet", "advunlearn", ("--train_method", "esd-x"), _ADVUNLEARN
 )
 TRCE = Variant("trce", "TRCE", "trce")
 TRCE_1 = Variant("trce-stage-1", "TRCE stage 1", "trce", ("--stages", "1"))

@@ -77,8 +77,9 @@ def test_a_cell_is_what_was_run_before_there_was_this_room() -> None:
     said = commands(cell)
     assert said["train"] == (
         "train advunlearn --concept ink --seed 1 --attack_steps 1 --attack_rule sign --negative_guidance 2 "
-        "--num_templates None --max_train_steps 800 --retain_weight 2 "
-        f"--output_dir {here}/artifact --retain_bank work/retain-bank"
+        "--num_templates None --attack_learning_rate 5e-3 --max_train_steps 600 --retain_set styles "
+        "--retain_weight 4 "
+        f"--output_dir {here}/artifact --retain_bank work/retain-bank-styles"
     )
     assert said["evaluate"] == (
         f"evaluate {here}/artifact {drawn} --cache_dir work/ink/base-pictures --output_dir {here}/evaluation"
