@@ -37,7 +37,7 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
+from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents, text_layers_by_prefix
 from diffusers_erasure.prompts import world_of
 
@@ -47,7 +47,7 @@ from .artifact_run import train_to_artifact
 from .beginning import check_begins
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
-from .prompt_records import retained_record
+from .prompt_records import records_with
 from .registry import erasure_method
 from .student import Student
 
@@ -98,15 +98,8 @@ def train_advunlearn(
         method="advunlearn",
         base=base,
         progress=progress,
-        settings=_records(config, task),
+        settings=records_with(config, () if task.retention is None else task.retention.prompts),
     )
-
-
-def _records(config: AdvUnlearnConfig, task: AdvUnlearnTask) -> dict[str, SettingRecord]:
-    """The settings; a retain set of the user's own with its prompts."""
-    kept = task.retention
-    own = None if kept is None else retained_record(config.retain_set, kept.prompts)
-    return config.records() if own is None else {**config.records(), "retain_set": own}
 
 
 def _group(config: AdvUnlearnConfig, components: DiffusionComponents) -> str:

@@ -33,7 +33,7 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.manifest import BaseModelRef, SettingRecord
+from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.prompts import world_of
 
@@ -43,7 +43,7 @@ from .artifact_run import train_to_artifact
 from .beginning import check_begins
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
-from .prompt_records import retained_record
+from .prompt_records import records_with
 from .registry import erasure_method
 from .student import Student
 
@@ -85,12 +85,5 @@ def train_aegis(
         method="aegis",
         base=base,
         progress=progress,
-        settings=_records(config, task),
+        settings=records_with(config, () if task.retained is None else task.retained.retention.prompts),
     )
-
-
-def _records(config: AEGISConfig, task: AEGISTask) -> dict[str, SettingRecord]:
-    """The settings; a retain set of the user's own with its prompts."""
-    kept = task.retained
-    own = None if kept is None else retained_record(config.retain_set, kept.retention.prompts)
-    return config.records() if own is None else {**config.records(), "retain_set": own}

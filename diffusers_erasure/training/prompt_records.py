@@ -7,10 +7,24 @@ from collections.abc import Sequence
 from diffusers_erasure.artifacts.manifest import SettingRecord
 from diffusers_erasure.prompts import RETAIN_SETS
 
+from .retain_settings import RetainSetConfig
+
 FURTHER_PROMPTS = "further_prompts"
 """Prompts that were mapped besides the tables' own."""
 RETAINED_PROMPTS = "retained_prompts"
 """Prompts of a user's file that were retained, where `retain_set` goes on naming the file."""
+
+
+def records_with(config: RetainSetConfig, retained: Sequence[str]) -> dict[str, SettingRecord]:
+    """The settings of a run; a retain set of the user's own stands there with its prompts.
+
+    Args:
+        config: Of the run.
+        retained: What it retained; nothing if it read no retain set.
+    """
+    records = config.records()
+    own = retained_record(config.retain_set, retained) if retained else None
+    return records if own is None else {**records, "retain_set": own}
 
 
 def further_record(prompts: Sequence[str]) -> SettingRecord:
