@@ -7,6 +7,7 @@ gives it its name (`durable`).
 import glob
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def save_artifact(artifact: Artifact, folder: str | Path, *, overwrite: bool = F
         The folder.
     """
     target = Path(folder).expanduser().resolve()
-    _check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     for component, edit in artifact.edits.items():
         check_values(edit.tensors, origin=f"the edit of {component}", whole=isinstance(edit, WholeEdit))
     sweep(target.parent, glob.escape(target.name), older_than=_STALE_SECONDS)
@@ -99,8 +100,24 @@ def _remove_signature(folder: Path) -> None:
         )
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a place where no artifact can be saved; asked again before work that would be lost.
+
+    Args:
+        target: Folder for the artifact.
+        overwrite: Whether an artifact that is there may be replaced.
+
+    Raises:
+        ConfigError: It is a file, lies below one or in a folder that cannot be written to, holds other files,
+            or an artifact that may not be replaced.
+    """
     if not target.exists() and not target.is_symlink():
+        above = next(place for place in target.absolute().parents if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{target} cannot be made: {above} is {'a file' if above.is_file() else 'not writable'}; "
+                "expected a folder that can be written to; choose another place"
+            )
         return
     if not target.is_dir():
         raise ConfigError(
@@ -115,8 +132,8 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise ConfigError(
-            f"{target} already holds an artifact; expected a new folder; choose another one or pass "
-            "overwrite=True"
+            f"{target} exists already and holds an artifact; expected a new folder; choose another one, or "
+            "say that it may be replaced (overwrite=True, --overwrite)"
         )
 
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from diffusers_erasure.errors import ConfigError
-
 from . import console
 from .inspect import size
 
@@ -58,22 +56,14 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(
         ComposeArguments, args=list(argv), prog="diffusers-erasure compose", description=__doc__
     )
-    _check_free(arguments)
+    from diffusers_erasure.artifacts.store import check_target, save_artifact
+
+    check_target(arguments.output_dir.expanduser(), overwrite=arguments.overwrite)
     numbers: dict[str, float] = {}
     artifact = _compose(arguments, numbers)
-    from diffusers_erasure.artifacts.store import save_artifact
-
     folder = save_artifact(artifact, arguments.output_dir, overwrite=arguments.overwrite)
     _summarise(arguments, artifact, numbers, folder)
     return 0
-
-
-def _check_free(arguments: ComposeArguments) -> None:
-    if arguments.output_dir.expanduser().exists() and not arguments.overwrite:
-        raise ConfigError(
-            f"{arguments.output_dir} exists already; an artifact goes into a new folder; give another "
-            "--output_dir, or --overwrite to replace it"
-        )
 
 
 def _compose(arguments: ComposeArguments, numbers: dict[str, float]) -> Artifact:

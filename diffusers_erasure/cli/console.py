@@ -28,9 +28,22 @@ ProgressCallback = Callable[[int, int, str], None]
 """How library code reports progress: `(done, total, what)`, as often as it likes."""
 
 
+class CommandConsole(Console):
+    """A console that leaves a reader who went away (`| head`) to the command line, as it does elsewhere."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on with the error; rich would end the process with code 1."""
+        raise BrokenPipeError
+
+
+def results() -> Console:
+    """Console for tables and panels on stdout, as wide as the terminal."""
+    return CommandConsole(highlight=False)
+
+
 def out() -> Console:
     """Console for results (stdout). Made anew each time, so that a redirected stdout is respected."""
-    return Console(highlight=False, soft_wrap=True)
+    return CommandConsole(highlight=False, soft_wrap=True)
 
 
 def err() -> Console:
@@ -69,7 +82,7 @@ def show_table(
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    Console(highlight=False).print(table)
+    results().print(table)
 
 
 def show_facts(facts: Mapping[str, object], *, title: str = "") -> None:
@@ -79,7 +92,7 @@ def show_facts(facts: Mapping[str, object], *, title: str = "") -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, Text(str(value)))
-    Console(highlight=False).print(table)
+    results().print(table)
 
 
 @contextmanager

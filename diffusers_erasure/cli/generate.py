@@ -76,6 +76,11 @@ def _check(arguments: GenerateArguments) -> None:
             f"--num_images {arguments.num_images} with --seed {arguments.seed} cannot be drawn; expected at "
             "least one picture and a seed from 0 on; correct them"
         )
+    if arguments.cell < 1 or arguments.batch_size < 1:
+        raise ConfigError(
+            f"--cell {arguments.cell} and --batch_size {arguments.batch_size} show nothing; expected 1 or "
+            "more of each; correct them"
+        )
     if arguments.compare and not arguments.erasure:
         raise ConfigError(
             "--compare was given without an erasure; expected --erasure FOLDER_OR_ID to compare the base "

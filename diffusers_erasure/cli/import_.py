@@ -19,7 +19,6 @@ import tyro
 
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.concepts import ConceptKind, resolve_concepts
-from diffusers_erasure.errors import ConfigError
 
 from . import console
 from .inspect import size
@@ -85,21 +84,13 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(
         ImportArguments, args=list(argv), prog="diffusers-erasure import", description=__doc__
     )
-    _check_free(arguments)
-    imported = _import(arguments)
-    from diffusers_erasure.artifacts.store import save_artifact
+    from diffusers_erasure.artifacts.store import check_target, save_artifact
 
+    check_target(arguments.output_dir.expanduser(), overwrite=arguments.overwrite)
+    imported = _import(arguments)
     folder = save_artifact(imported.artifact, arguments.output_dir, overwrite=arguments.overwrite)
     _summarise(arguments, imported, folder)
     return 0
-
-
-def _check_free(arguments: ImportArguments) -> None:
-    if arguments.output_dir.expanduser().exists() and not arguments.overwrite:
-        raise ConfigError(
-            f"{arguments.output_dir} exists already; an artifact goes into a new folder; give another "
-            "--output_dir, or --overwrite to replace it"
-        )
 
 
 def _import(arguments: ImportArguments) -> ImportedEncoder:

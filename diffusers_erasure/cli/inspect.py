@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from diffusers_erasure.artifacts.manifest import Manifest
 from diffusers_erasure.errors import EvaluationError, SignatureError
 
-from .console import warn
+from .console import CommandConsole, warn
 from .opening import ArtifactSource
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         content["source"] = {"place": source.artifact, "commit": artifact.commit}
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
         return 0
-    console = Console()
+    console = CommandConsole()
     for table in tables(manifest):
         console.print(table)
     if report is not None:

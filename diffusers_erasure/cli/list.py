@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYT
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, erasures_folder
 from diffusers_erasure.errors import ArtifactError, ArtifactNotFoundError
 
+from .console import CommandConsole
 from .inspect import size
 
 MAX_DEPTH = 6
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         raise ArtifactNotFoundError(
             f"there is no folder {folder}; expected one that holds artifacts; give its path"
         )
-    console = Console()
+    console = CommandConsole()
     table = Table(box=None, pad_edge=False)
     table.add_column("folder", no_wrap=True)  # it is typed elsewhere, so it is shown whole
     for heading in ("method", "concepts", "components", "size", "evaluated", "digest"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import logging
 import shutil
 import sys
@@ -81,21 +82,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = arguments[:1] == ["--debug"]
     if debug:
         arguments.pop(0)
+    _spell_out_what_can_be()
     commands = find_commands()
     if not arguments:
         sys.stderr.write(help_text(commands))
         return EXIT_ERROR
     name, *rest = arguments
     if name in ("-h", "--help", "help"):
-        sys.stdout.write(help_text(commands))
-        return EXIT_OK
+        return _tell(help_text(commands))
     if name in ("--version", "-V"):
-        sys.stdout.write(f"{PROGRAM} {__version__}\n")
-        return EXIT_OK
+        return _tell(f"{PROGRAM} {__version__}\n")
     command = commands.get(name.replace("_", "-"))
     if command is None:
         return _fail(_unknown(name, commands))
     return _run(command, rest, debug=debug)
+
+
+def _tell(text: str) -> int:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_left()
+    return EXIT_OK
+
+
+def _spell_out_what_can_be() -> None:
+    """Let a stream that has no η (Windows, redirected) show a question mark rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _unknown(name: str, commands: dict[str, Command]) -> str:
@@ -120,9 +136,20 @@ def _run(command: Command, arguments: Sequence[str], *, debug: bool) -> int:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) went away: that is its right. Keep Python from complaining again at exit.
-        sys.stdout = None
-        return EXIT_OK
+        return _reader_left()
+    except OSError as error:
+        if debug:
+            raise
+        return _fail(
+            f"{error}; expected a place that can be read and written; give another, or run "
+            f"`{PROGRAM} --debug ...` to see where it happened"
+        )
+
+
+def _reader_left() -> int:
+    """The reader (`| head`) went away: that is its right. Keep Python from complaining again at exit."""
+    sys.stdout = None
+    return EXIT_OK
 
 
 def _matters_here(record: logging.LogRecord) -> bool:

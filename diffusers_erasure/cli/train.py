@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import tyro
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.manifest import BaseModelRef
-from diffusers_erasure.artifacts.store import save_artifact
+from diffusers_erasure.artifacts.store import check_target, save_artifact
 from diffusers_erasure.diffusion.noise import OF_PROCESS
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import unknown_setting
@@ -27,6 +28,7 @@ from diffusers_erasure.training.callbacks import TRAINING_PHASE
 from diffusers_erasure.training.config import TOKEN, Progress, TrainingConfig, without_token
 from diffusers_erasure.training.registry import MethodSpec, method, methods
 from diffusers_erasure.training.settings import TrainingSettings
+from diffusers_erasure.training.stopping import TrainingStopped
 
 from . import console, train_push
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(config, int):
         return config
     folder = config.output_dir or default_folder(config, spec)
-    _check_free(folder, overwrite=config.overwrite)
+    check_target(folder, overwrite=config.overwrite)
     train_push.check_flags(config, folder)
     train(spec, config.model_copy(update={"output_dir": folder}), folder)
     return 0
@@ -122,14 +124,6 @@ def default_folder(config: TrainingConfig, spec: MethodSpec) -> Path:
     return Path("outputs") / f"{plain.strip('.')[:100]}-{spec.name}"
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    if folder.exists() and not overwrite:
-        raise ConfigError(
-            f"{folder} exists already; an artifact goes into a new folder; give another --output_dir, or "
-            f"--overwrite to replace it"
-        )
-
-
 def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     """Load the base, train with a progress bar, save, and say what came of it."""
     from accelerate import PartialState  # type: ignore[import-untyped]
@@ -152,7 +146,8 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
             if first:
                 report(progress.done, progress.total, _phase(progress))
 
-        artifact = spec.train(pipe, config, base=_base(config), progress=show)
+        with saying_where_it_stops(first=first):
+            artifact = spec.train(pipe, config, base=_base(config), progress=show)
     seconds = time.perf_counter() - started
     if first:
         written = save_artifact(artifact, folder, overwrite=config.overwrite)
@@ -163,6 +158,23 @@ def train(spec: MethodSpec, config: TrainingConfig, folder: Path) -> Artifact:
     if repo_id is not None:
         train_push.push(config, folder, repo_id)
     return artifact
+
+
+@contextmanager
+def saying_where_it_stops(*, first: bool) -> Iterator[None]:
+    """Tell whoever asked a run to stop where it goes on from."""
+    try:
+        yield
+    except TrainingStopped as stopped:
+        saved = "nothing was saved"
+        if stopped.checkpoint is not None:
+            saved = (
+                f"saved {stopped.checkpoint}; the same command with --resume_from_checkpoint latest goes on "
+                "from there"
+            )
+        if first:
+            console.note(f"stopped at step {stopped.step}; {saved}")
+        raise
 
 
 def _load_base(config: TrainingConfig) -> Any:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +34,7 @@ from diffusers_erasure.errors import (
     SignatureError,
 )
 
+from . import console
 from .opening import ArtifactSource
 
 if TYPE_CHECKING:
@@ -239,8 +239,9 @@ def _show(checks: Sequence[Check]) -> None:
         table.add_column(column, overflow="fold")
     for check in checks:
         table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), Text(check.detail))
-    Console(highlight=False).print(table)
-    Console(highlight=False).print(_verdict(checks))
+    show = console.results()
+    show.print(table)
+    show.print(_verdict(checks))
 
 
 def _verdict(checks: Sequence[Check]) -> Text:

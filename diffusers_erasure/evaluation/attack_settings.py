@@ -73,7 +73,14 @@ class AttackSettings:
                 "no attack was named; expected some, such as random_tokens; the plain prompts are "
                 "always judged"
             )
-        return [(spec, self._config(spec)) for spec in map(attack_named, specs)]
+        planned = [(spec, self._config(spec)) for spec in map(attack_named, specs)]
+        for spec, config in planned:
+            if getattr(config, "prompt_file", "") is None:
+                raise ConfigError(
+                    f"{spec.name} was asked for without prompts, and would draw the plain ones; expected a "
+                    "file; give its settings a prompt_file, or use `attack --prompts FILE`"
+                )
+        return planned
 
     def _config(self, spec: AttackSpec) -> AttackConfig:
         given = self.configs.get(spec.name)

@@ -53,7 +53,7 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
     if wanted:
         found = folder.find(wanted)
         if found is None:
-            logger.info("there is no checkpoint in %s yet; the run begins anew", folder.folder)
+            logger.warning("there is no checkpoint in %s yet; the run begins anew", folder.folder)
         return found
     there = folder.paths() if settings.run_folder else ()
     if there and not settings.overwrite:

@@ -67,11 +67,12 @@ def test_a_cell_that_fails_is_told_with_its_log_and_the_page_is_written(
     """The folder of the artifact is there already, and `train` leaves what it did not make alone."""
     folder = tmp_path / "church" / "uce-0"
     (folder / "artifact").mkdir(parents=True)
+    (folder / "artifact" / "notes.txt").touch()
     given = ["bench", "--profile", "short", "--methods", "uce", "--jobs", "1", "--work_dir", str(tmp_path)]
     assert main(given) == 1
     said = capsys.readouterr()
     assert "church, UCE, training seed 0: train failed; its log is" in " ".join(said.err.split())
-    assert "exists already" in (folder / "train.log").read_text()
+    assert "holds files, but no artifact" in (folder / "train.log").read_text()
     assert "0 of 5 cells are finished" in said.out
 
 

@@ -102,6 +102,7 @@ def test_an_existing_folder_is_refused_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["import", "no/encoder", "--concept", "x", "--pretrained_model_name_or_path", "no/base"]
+    (tmp_path / "erasure_config.json").touch()
     assert main([*arguments, "--output_dir", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
 

@@ -29,3 +29,9 @@ def test_every_attack_has_a_quick_budget() -> None:
         quick, full = preset_config(one, "quick"), preset_config(one, "published")
         assert quick.judged_images * quick.work <= full.judged_images * full.work, name
     assert set(QUICK_SETTINGS) <= set(attacks())
+
+
+def test_a_replay_without_prompts_is_refused() -> None:
+    """It would draw the plain prompts, and stand in a report as an attack with budget enough."""
+    with pytest.raises(ConfigError, match="replay was asked for without prompts"):
+        AttackSettings(attacks=("replay",)).planned()

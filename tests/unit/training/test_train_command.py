@@ -32,6 +32,7 @@ def test_it_writes_an_artifact_and_says_what_came_of_it(
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
     arguments = ["uce", "--concept", "dog", "--output_dir", str(tmp_path)]
+    (tmp_path / "erasure_config.json").touch()
     with pytest.raises(ConfigError, match="exists already"):
         command.main([*arguments, "--pretrained_model_name_or_path", "no/such-model"])
 
