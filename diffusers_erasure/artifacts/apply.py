@@ -41,15 +41,15 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+\- ]{0,99}")
 _CHANGING = threading.RLock()
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def _alone(change: Callable[P, R]) -> Callable[P, R]:
+def _alone(change: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let one change of components end before the next begins, and make tensors that count their changes."""
 
     @functools.wraps(change)
-    def changing(*args: P.args, **kwargs: P.kwargs) -> R:
+    def changing(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with _CHANGING, torch.inference_mode(mode=False):
             return change(*args, **kwargs)
 
@@ -83,7 +83,6 @@ class AppliedErasure:
     components: tuple[str, ...]
 
 
-@_alone
 def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
     pipe: Any,
     source: str | Path | Artifact,
@@ -135,13 +134,20 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
             trusted_key=trusted_key,
         )
     )
+    label, transferred = _put_on(pipe, artifact, name, strength)
+    _tell_transfer(artifact, label, transferred)
+    return label
+
+
+@_alone
+def _put_on(pipe: Any, artifact: Artifact, name: str | None, scale: float) -> tuple[str, list[str]]:
+    """Exchange the components; returns the erasure's name, and the parts that are another base's."""
     label = _free_name(pipe, artifact, name)
     with offload_suspended(pipe):
-        ready = {part: with_erasure(pipe, part, artifact, label, strength) for part in artifact.edits}
+        ready = {part: with_erasure(pipe, part, artifact, label, scale) for part in artifact.edits}
         _install(pipe, ready)
     vars(pipe).setdefault(LEDGER_NAME, {})[label] = artifact
-    _tell_transfer(artifact, label, [part for part, module in ready.items() if _last(module).transfer])
-    return label
+    return label, [part for part, module in ready.items() if _last(module).transfer]
 
 
 @_alone
