@@ -20,6 +20,7 @@ from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundErr
 from .artifact import Artifact
 from .door import load_artifact
 from .edits import WholeEdit, check_values
+from .files import CARD_NAME
 from .manifest import MANIFEST_NAME, parse_manifest, render_manifest
 from .signature import SIGNATURE_NAME
 
@@ -58,6 +59,7 @@ def attach_file(
 
     The artifact's digest stays as it was: documents describe an erasure, they are not part of it. A signature
     covers the manifest with its list of documents, so it is removed, with a warning; sign the folder again.
+    A card that is attached says what the other documents said when it was made: a warning asks for a new one.
 
     Args:
         folder: A saved artifact.
@@ -84,6 +86,14 @@ def attach_file(
     noted = render_manifest(type(manifest).model_validate(content))
     if noted != path.read_bytes():
         _remove_signature(root)
+    if name != CARD_NAME and CARD_NAME in attachments and attachments[name] != manifest.attachments.get(name):
+        logger.warning(
+            "the card of %s was made before this %s and may say what no longer holds; make it again with "
+            "`diffusers-erasure card %s --attach`",
+            root,
+            name,
+            root,
+        )
     write_whole(root / name, data)
     write_whole(path, noted)
     return root / name
