@@ -119,8 +119,7 @@ class AdvUnlearnConfig(RetainSetConfig):
     @property
     def stored_types(self) -> Mapping[str, str]:
         """The frozen UNet's precision, where a text encoder is trained."""
-        frozen = self.frozen_dtype is not None and component_of(self.train_method) == "text_encoder"
-        return {"unet": str(self.frozen_dtype)} if frozen else {}
+        return {} if self.frozen_dtype is None else {"unet": str(self.frozen_dtype)}
 
     @property
     def cycle(self) -> int:

@@ -55,7 +55,7 @@ class AdvUnlearnTask:
         progress: BankReport | None = None,
     ) -> None:
         self.trains_unet = student.component == "unet"
-        if not self.trains_unet and settings.frozen_dtype is not None:
+        if settings.frozen_dtype is not None:
             frozen = stored_as(components.unet, getattr(torch, settings.frozen_dtype))
             components = replace(components, unet=frozen)
         self.components, self.student, self.settings = components, student, settings

@@ -119,9 +119,8 @@ def test_pictures_are_drawn_where_only_the_unet_is_of_16_bits(tiny_pipe: StableD
 
 @pytest.mark.parametrize(
     ("flags", "unet"),
-    [([], torch.float32), (["--frozen_dtype", "bfloat16"], torch.bfloat16),
-     (["--frozen_dtype", "bfloat16", "--train_method", "esd-x"], torch.float32)],
-)  # fmt: skip
+    [([], torch.float32), (["--frozen_dtype", "bfloat16"], torch.bfloat16)],
+)
 def test_the_command_loads_the_frozen_unet_as_it_is_wanted(
     tiny_pipe_folder: Path, tmp_path: Path, flags: list[str], unet: torch.dtype
 ) -> None:
