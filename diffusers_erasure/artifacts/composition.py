@@ -5,7 +5,6 @@ Every function here takes a module and returns another; the pipeline is changed 
 
 import logging
 import math
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -50,13 +49,10 @@ def recomposed(module: nn.Module, record: ErasureRecord, erasures: tuple[Applied
 
     Raises:
         BaseModelMismatchError: Its projections are fused, so that other weights would change nothing.
-        ErasureNotActiveError: The base's own weights were changed in place.
     """
     check_not_fused(record.component, module)
     fresh = ErasureRecord(record.component, record.base, record.base_leaves, erasures)
-    touched = record.touched() | fresh.touched()
-    _refuse_changed_base(record, touched)
-    composed = fresh.weights(touched)
+    composed = fresh.weights(record.touched() | fresh.touched())
     fresh.expected = {**record.base_leaves, **leaves(composed)}
     edited = edited_copy(module, _with_added_tokens(module, composed))
     vars(edited)[RECORD_NAME] = fresh
@@ -87,7 +83,11 @@ def given_back(module: nn.Module, record: ErasureRecord) -> nn.Module:
 
 
 def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
-    """Refuse to compose anew what someone changed since: the change would be lost without a word."""
+    """Refuse to compose anew what someone changed since: the change would be lost without a word.
+
+    Weights that no erasure touches are the base's own in memory, so a change of those shows in the module.
+    """
+    _refuse_changed_base(record)
     if record.guard is not None and record.guard.unchanged():
         return
     found = compare(module, record)
@@ -100,10 +100,10 @@ def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
         )
 
 
-def _refuse_changed_base(record: ErasureRecord, touched: Collection[str]) -> None:
+def _refuse_changed_base(record: ErasureRecord) -> None:
     """Refuse a base that is not what the erasures were put on: it would give something else."""
     base = component_tensors(record.base)
-    found = leaves({name: base[name] for name in sorted(touched) if name in base})
+    found = leaves({name: base[name] for name in sorted(record.touched())})
     changed = [name for name, digest in found.items() if digest != record.base_leaves.get(name)]
     if changed:
         raise ErasureNotActiveError(

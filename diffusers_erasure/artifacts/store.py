@@ -121,6 +121,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         ConfigError: It is a file, lies below one or in a folder that cannot be written to, holds other files,
             or an artifact that may not be replaced.
     """
+    target = target.expanduser()
     if not target.exists() and not target.is_symlink():
         above = next(place for place in target.absolute().parents if place.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     )
     from diffusers_erasure.artifacts.store import check_target, save_artifact
 
-    check_target(arguments.output_dir.expanduser(), overwrite=arguments.overwrite)
+    check_target(arguments.output_dir, overwrite=arguments.overwrite)
     numbers: dict[str, float] = {}
     artifact = _compose(arguments, numbers)
     folder = save_artifact(artifact, arguments.output_dir, overwrite=arguments.overwrite)

@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     )
     from diffusers_erasure.artifacts.store import check_target, save_artifact
 
-    check_target(arguments.output_dir.expanduser(), overwrite=arguments.overwrite)
+    check_target(arguments.output_dir, overwrite=arguments.overwrite)
     imported = _import(arguments)
     folder = save_artifact(imported.artifact, arguments.output_dir, overwrite=arguments.overwrite)
     _summarise(arguments, imported, folder)

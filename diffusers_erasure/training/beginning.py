@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from diffusers_erasure.errors import ConfigError, TrainingError
@@ -11,8 +10,6 @@ from .agreement import agreed_settings
 from .checkpoint import LATEST, CheckpointFolder, agreed_in, check_agrees
 from .settings import TrainingSettings
 from .trackers import known_trackers
-
-logger = logging.getLogger(__name__)
 
 
 def check_begins(settings: TrainingSettings) -> None:
@@ -51,10 +48,7 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
         )
     folder = CheckpointFolder(settings.run_folder or Path())
     if wanted:
-        found = folder.find(wanted)
-        if found is None:
-            logger.warning("there is no checkpoint in %s yet; the run begins anew", folder.folder)
-        return found
+        return folder.find(wanted)
     there = folder.paths() if settings.run_folder else ()
     if there and not settings.overwrite:
         raise TrainingError(

@@ -188,7 +188,11 @@ class _Run:
         """Take up the checkpoint that the settings name, or make sure that none is in the way."""
         path = checkpoint_to_resume(self.settings)
         if path is None:
-            if self.folder and not self.settings.resume_from_checkpoint:
+            if self.settings.resume_from_checkpoint:
+                logger.warning(
+                    "there is no checkpoint in %s yet; the run begins anew", self.settings.run_folder
+                )
+            elif self.folder:
                 self._make_room(self.folder)
             return
         found = read_checkpoint(path)
