@@ -168,6 +168,16 @@ def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
     assert not (tmp_path / "evaluation.json").exists()
 
 
+def measured(subject: Subject, panel: Panel, folder: Path) -> runner.Evaluation:
+    return evaluate_pipelines(
+        subject,
+        plan=runner.embedded_prompt_plan(subject.artifact.manifest.concepts, n=2),
+        panel=panel,
+        output_dir=folder,
+        settings=SETTINGS,
+    )
+
+
 def test_weights_that_are_nan_are_reported_as_broken(
     tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
@@ -179,13 +189,7 @@ def test_weights_that_are_nan_are_reported_as_broken(
         for parameter in vae.parameters():
             parameter.fill_(float("nan"))
     erased.register_modules(vae=vae)
-    found = evaluate_pipelines(
-        Subject(tiny_pipe, erased, tiny_artifact, "base"),
-        plan=runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
-        panel=panel,
-        output_dir=tmp_path,
-        settings=SETTINGS,
-    )
+    found = measured(Subject(tiny_pipe, erased, tiny_artifact, "base"), panel, tmp_path)
     assert found.report.verdict is Verdict.BROKEN
     assert found.report.row("own name").erased.k == 2
     assert found.report.row("neighbours").erased.k == 0
@@ -208,13 +212,7 @@ def test_sets_that_fail_altogether_are_reported_as_broken(
             return super().__call__(*args, **kwargs)
 
     erased.__class__ = Fails
-    found = evaluate_pipelines(
-        Subject(tiny_pipe, erased, tiny_artifact, "base"),
-        plan=runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
-        panel=panel,
-        output_dir=tmp_path,
-        settings=SETTINGS,
-    )
+    found = measured(Subject(tiny_pipe, erased, tiny_artifact, "base"), panel, tmp_path)
     broken = [row for row in found.report.rows if row.verdict is Verdict.BROKEN]
     assert found.report.verdict is Verdict.BROKEN
     assert len(broken) == (len(found.report.rows) if failing == "every set" else 1)

@@ -13,12 +13,9 @@ from torch import Tensor, nn
 
 from benchmarks.live_bytes import LiveBytes
 from diffusers_erasure.artifacts.edits import DeltaEdit
-from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.tensors import component_tensors
-from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.diffusion import DiffusionComponents, TextPath, partial_sample
 from diffusers_erasure.errors import ConfigError
-from diffusers_erasure.evaluation.splits import training_prompts
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.aegis import train_aegis
 from diffusers_erasure.training.aegis_settings import AEGISConfig
@@ -31,31 +28,7 @@ from diffusers_erasure.training.stopping import TrainingStopped
 from diffusers_erasure.training.student import Student
 from tests.reference.aegis import erasing_loss, signed_steps
 
-BASE = BaseModelRef(id="tiny")
-
-
-def config(**values: object) -> AEGISConfig:
-    """A run of seconds."""
-    defaults: dict[str, object] = {
-        "concept": ["dog"],
-        "preset": "paper",
-        "max_train_steps": 4,
-        "learning_rate": 1e-3,
-        "num_inference_steps": 4,
-        "pool_trajectories": 2,
-    }
-    return AEGISConfig.parse(defaults | values)
-
-
-def task_of(pipe: StableDiffusionPipeline, **values: object) -> AEGISTask:
-    """A task whose student is not the original any more."""
-    chosen = config(**values)
-    components = DiffusionComponents.from_pipeline(pipe)
-    student = Student.of(components, chosen.train_method)
-    with torch.no_grad():
-        for weight in student.parameters.values():
-            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    return AEGISTask(components, student, [ScopedPrompt("dog")], chosen)
+from .aegis_runs import BASE, config, task_of
 
 
 def test_presets_are_the_papers_and_the_commands() -> None:
@@ -316,82 +289,6 @@ def test_the_way_back_is_of_full_precision(tiny_pipe: StableDiffusionPipeline, p
         assert pull.dtype is torch.float32
         assert torch.equal(pull, weight.detach() - task.student.teacher[name])
         assert bool(pull.any())
-
-
-def retaining(pipe: StableDiffusionPipeline, folder: Path, **values: object) -> AEGISTask:
-    """A task with two prompts of a file in place of the weights."""
-    prompts = folder / "retain.txt"
-    prompts.write_text("a cat\nan owl\na house\n", encoding="utf-8")
-    given = {"retain_set": str(prompts), "retain_batch_size": 2, "retain_from": "prompts"}
-    return task_of(pipe, **{"latents_from": "pool", "pool_trajectories": 1, **given, **values})
-
-
-@pytest.mark.parametrize(("mode", "weight"), [("projection", 0.0), ("penalty", 0.7)])
-def test_a_retain_set_may_stand_for_the_weights(
-    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, mode: str, weight: float
-) -> None:
-    task = retaining(
-        tiny_pipe, tmp_path, retain_mode=mode, retain_weight=weight, omega_rule="fixed", omega=1.0
-    )
-    assert task.retained is not None
-    before = task.evaluations
-    losses = task.losses(StepDraws.at(0, 0, batch=1))
-    assert task.evaluations - before == 5 + 2  # what a step costs without it, and a row for each prompt
-    found = task.retained.retention.draw(StepDraws.at(0, 0, batch=1))
-    losses[TOTAL].backward()
-    pull = {name: task.retained.of(name).clone() for name in task.parameters()}
-    erase = {name: p.grad.clone() for name, p in task.parameters().items() if p.grad is not None}
-    task.around_step(lambda: None)
-    conflicts = 0
-    for name, gradient in erase.items():
-        after = task.parameters()[name].grad
-        assert after is not None
-        inner = float((gradient * pull[name]).sum())
-        if mode == "penalty":
-            torch.testing.assert_close(after, gradient + 0.7 * pull[name])
-        elif inner < 0:
-            conflicts += 1
-            assert abs(float((after * pull[name]).sum())) < 1e-3 * abs(inner) + 1e-9
-        else:
-            assert torch.equal(after, gradient)
-    assert conflicts > 0 or mode == "penalty"
-    assert all(not task.retained.of(name).any() for name in pull)  # forgotten after the step
-    assert float(losses["retain"]) > 0
-    assert set(found.prompt_index.tolist()) <= {0, 1, 2}
-
-
-def test_the_retain_gradient_is_that_of_its_loss(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
-    task = retaining(tiny_pipe, tmp_path)
-    assert task.retained is not None
-    task.losses(StepDraws.at(0, 0, batch=1))
-    found = task.retained.retention.draw(StepDraws.at(0, 0, batch=1))
-    states = task.base_text.encode(task.retained.retention.prompts)[found.prompt_index].detach()
-    predicted = task.pupil(found.latents, found.timesteps, states)
-    (predicted - found.target_conditional).square().mean().backward()
-    for name, parameter in task.parameters().items():
-        if parameter.grad is not None:
-            torch.testing.assert_close(task.retained.of(name), parameter.grad, atol=1e-6, rtol=1e-3)
-
-
-def test_an_artifact_says_what_a_file_of_ones_own_retained(
-    tiny_pipe: StableDiffusionPipeline, tmp_path: Path
-) -> None:
-    """A test split must be compared with what was trained on."""
-    own = tmp_path / "prompts.txt"
-    own.write_text("a dog\na red chair\na blue chair", encoding="utf-8")
-    values = {"retain_set": str(own), "retain_batch_size": 2, "retain_from": "prompts", "max_train_steps": 1}
-    settings = train_aegis(tiny_pipe, config(**values), base=BASE).manifest.settings
-    assert settings["retain_set"].value == ["a red chair", "a blue chair"]
-    assert {"a red chair", "a blue chair"} <= set(
-        training_prompts(tuple(resolve_concepts(["dog"])), settings)
-    )
-
-
-def test_a_retain_set_that_cannot_be_used_is_refused() -> None:
-    with pytest.raises(ConfigError, match="would be read and not used"):
-        config(retain_from="prompts", retain_mode="none")
-    with pytest.raises(ConfigError, match="no loss scale"):
-        config(retain_from="prompts", mixed_precision="fp16")
 
 
 def test_each_concept_has_tokens_of_its_own(tiny_pipe: StableDiffusionPipeline) -> None:
