@@ -9,10 +9,11 @@ from typing import Any
 from diffusers_erasure.errors import PublishError
 
 from .artifact import Artifact
+from .card_marks import outdated
 from .door import load_artifact
 from .files import CARD_NAME, FileState, document_records
 from .hub import FolderSource
-from .manifest import MANIFEST_NAME
+from .manifest import MANIFEST_NAME, Manifest
 from .push_plan import PushOptions, PushPlan, check_repo_id, make_plan, own_card, rendered_card
 from .signature import SIGNATURE_NAME
 from .store import save_artifact
@@ -28,7 +29,8 @@ def plan_artifact(folder: str | Path, repo_id: str, options: PushOptions) -> Pus
         options: Where to.
 
     Raises:
-        ArtifactError: It is broken, a document of its manifest is missing or changed, or code lies in it.
+        ArtifactError: It is broken, a document of its manifest is missing or changed, its card tells of
+            reports that are no longer attached, or code lies in it.
     """
     check_repo_id(repo_id)
     root = Path(folder).expanduser()
@@ -42,6 +44,7 @@ def plan_artifact(folder: str | Path, repo_id: str, options: PushOptions) -> Pus
             )
     shas = {**manifest.files, **manifest.attachments}
     names = [MANIFEST_NAME, *shas, *([SIGNATURE_NAME] if (root / SIGNATURE_NAME).is_file() else [])]
+    _check_card(root, manifest)
     card = None
     if CARD_NAME not in shas:
         card = own_card(root) or rendered_card("render_card", root, repo_id=repo_id)
@@ -66,3 +69,16 @@ def push_artifact(source: Artifact | str | Path, repo_id: str, **options: Any) -
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_artifact(source, Path(scratch) / "artifact")
         return publish(plan_artifact(folder, repo_id, chosen), chosen).url
+
+
+def _check_card(root: Path, manifest: Manifest) -> None:
+    """Refuse a card that was rendered from other reports than those that go with it."""
+    path = root / CARD_NAME
+    faults = outdated(path.read_bytes(), manifest) if path.is_file() else ()
+    if faults:
+        attach = " --attach" if CARD_NAME in manifest.attachments else ""
+        raise PublishError(
+            f"the card {path} tells of other reports than those that lie beside it ({'; '.join(faults)}); "
+            f"expected a card of these; make it again with `diffusers-erasure card {root}{attach}`, or, if "
+            "you wrote in it yourself, bring it up to date and remove the comment at its end"
+        )

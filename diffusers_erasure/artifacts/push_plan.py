@@ -28,13 +28,13 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from diffusers_erasure.durable import file_sha256
 from diffusers_erasure.errors import ConfigError, PublishError
 
+from .card_marks import mark_pushed, without_push_mark
 from .files import CARD_NAME, other_files, runs_code
 from .hub import check_subfolder, is_repo_id
 
 CARDS = "diffusers_erasure.cards"
 """Cards lie above this room, so their renderers are found by name."""
 Kind = Literal["artifact", "encoder", "pipeline"]
-_MARK = re.compile(rb"\n<!-- pushed with diffusers-erasure, sha256 ([0-9a-f]{64}) -->\n\Z")
 _SHOWN = 5
 
 
@@ -195,7 +195,7 @@ def make_plan(
         )
     files = [_file(root / name, f"{start}{name}", (shas or {}).get(name)) for name in known]
     if card is not None:
-        content = with_mark(card.content)
+        content = mark_pushed(card.content)
         digest = hashlib.sha256(content).hexdigest()
         files.append(PushFile(f"{start}{CARD_NAME}", content, len(content), digest))
     ordered = tuple(sorted(files, key=lambda file: file.path))
@@ -234,20 +234,7 @@ def own_card(folder: Path) -> Card | None:
     path = folder / CARD_NAME
     if not path.is_file():
         return None
-    return Card(_MARK.sub(b"", path.read_bytes()), "README.md of the folder")
-
-
-def with_mark(card: bytes) -> bytes:
-    """A card with the comment that holds its sha256."""
-    text = card.rstrip(b"\n") + b"\n"
-    digest = hashlib.sha256(text).hexdigest().encode()
-    return text + b"\n<!-- pushed with diffusers-erasure, sha256 " + digest + b" -->\n"
-
-
-def is_untouched(card: bytes) -> bool:
-    """Whether a card on the Hub is, byte for byte, one that a push left there."""
-    mark = _MARK.search(card)
-    return mark is not None and hashlib.sha256(card[: mark.start()]).hexdigest().encode() == mark[1]
+    return Card(without_push_mark(path.read_bytes()), "README.md of the folder")
 
 
 def _file(path: Path, name: str, digest: str | None) -> PushFile:

@@ -18,10 +18,11 @@ from diffusers_erasure.durable import sweep, sync, whole_folder, write_whole
 from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
 
 from .artifact import Artifact
+from .card_marks import outdated
 from .door import load_artifact
 from .edits import WholeEdit, check_values
 from .files import CARD_NAME
-from .manifest import MANIFEST_NAME, parse_manifest, render_manifest
+from .manifest import MANIFEST_NAME, Manifest, parse_manifest, render_manifest
 from .signature import SIGNATURE_NAME
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def attach_file(
 
     The artifact's digest stays as it was: documents describe an erasure, they are not part of it. A signature
     covers the manifest with its list of documents, so it is removed, with a warning; sign the folder again.
-    A card that is attached says what the other documents said when it was made: a warning asks for a new one.
+    A card that tells of another report than this one is named in a warning, and cannot be pushed.
 
     Args:
         folder: A saved artifact.
@@ -86,17 +87,25 @@ def attach_file(
     noted = render_manifest(type(manifest).model_validate(content))
     if noted != path.read_bytes():
         _remove_signature(root)
-    if name != CARD_NAME and CARD_NAME in attachments and attachments[name] != manifest.attachments.get(name):
-        logger.warning(
-            "the card of %s was made before this %s and may say what no longer holds; make it again with "
-            "`diffusers-erasure card %s --attach`",
-            root,
-            name,
-            root,
-        )
     write_whole(root / name, data)
     write_whole(path, noted)
+    _warn_of_card(root, parse_manifest(noted, origin=str(path)))
     return root / name
+
+
+def _warn_of_card(folder: Path, manifest: Manifest) -> None:
+    """Say that the card was rendered before a report changed."""
+    card = folder / CARD_NAME
+    faults = outdated(card.read_bytes(), manifest) if card.is_file() else ()
+    if faults:
+        logger.warning(
+            "the card %s tells of other reports than those that are attached (%s); make it again with "
+            "`diffusers-erasure card %s%s`",
+            card,
+            "; ".join(faults),
+            folder,
+            " --attach" if CARD_NAME in manifest.attachments else "",
+        )
 
 
 def _remove_signature(folder: Path) -> None:

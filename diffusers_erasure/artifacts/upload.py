@@ -34,11 +34,12 @@ from huggingface_hub.errors import (
 from diffusers_erasure._version import __version__
 from diffusers_erasure.errors import ArtifactError, ErasureError, PublishError
 
+from .card_marks import is_as_pushed
 from .files import CARD_NAME
 from .hub import TRANSPORT_ERROR
 from .lookalikes import PICKLES
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
-from .push_plan import PushFile, PushOptions, PushPlan, is_untouched
+from .push_plan import PushFile, PushOptions, PushPlan
 from .signature import SIGNATURE_NAME
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _check_card(repo: str, files: list[PushFile], head: Head, options: PushOptio
         digest = hashlib.sha256(old).hexdigest()
         if (
             digest != file.sha256
-            and not is_untouched(old)
+            and not is_as_pushed(old)
             and digest != _named_card(repo, file, head, options)
         ):
             raise PublishError(

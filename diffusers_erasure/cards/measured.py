@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffusers_erasure.artifacts.manifest import Manifest
+from diffusers_erasure.artifacts.card_marks import REPORT_NAMES
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, Manifest
 from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactMismatchError
 from diffusers_erasure.evaluation.reactivation_report import ReactivationReport, read_reactivation
 from diffusers_erasure.evaluation.report import EvaluationReport, read_report
 
-EVALUATION_NAME, REACTIVATION_NAME = "evaluation.json", "reactivation.json"
+EVALUATION_NAME, REACTIVATION_NAME = REPORT_NAMES
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Measured:
         report: The evaluation.
         reactivation: What brings the concept back.
         pictures: Names of attached pictures.
+        sources: sha256 of each of these reports, and the manifest's digest.
     """
 
     report: EvaluationReport | None = None
     reactivation: ReactivationReport | None = None
     pictures: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_measured(root: Path, manifest: Manifest) -> Measured:
@@ -41,7 +45,15 @@ def read_measured(root: Path, manifest: Manifest) -> Measured:
         _check_attached(root, REACTIVATION_NAME, manifest)
         reactivation = read_reactivation(root / REACTIVATION_NAME)
         _check_same(reactivation.erasure.digest, manifest, REACTIVATION_NAME)
-    return Measured(report, reactivation, tuple(name for name in attached if (root / name).is_file()))
+    return Measured(
+        report,
+        reactivation,
+        pictures=tuple(name for name in attached if (root / name).is_file()),
+        sources={
+            MANIFEST_NAME: manifest.digest,
+            **{name: attached[name] for name in REPORT_NAMES if name in attached},
+        },
+    )
 
 
 def _check_attached(root: Path, name: str, manifest: Manifest) -> None:

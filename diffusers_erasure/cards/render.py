@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from diffusers_erasure.artifacts.card_marks import mark_rendered
 from diffusers_erasure.artifacts.jsontext import parse_json
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
 from diffusers_erasure.artifacts.weight_files import variant_of
@@ -127,7 +128,7 @@ def render_pipeline_card(
 
 
 def fill_template(context: Mapping[str, Any]) -> str:
-    """The card from everything that the template asks for; a missing name is an error."""
+    """The card from everything that the template asks for, with its mark; a missing name is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         undefined=StrictUndefined,
@@ -139,7 +140,7 @@ def fill_template(context: Mapping[str, Any]) -> str:
     text = environment.get_template(TEMPLATE).render(context)
     lines = [line.rstrip() for line in text.splitlines()]
     kept = [line for index, line in enumerate(lines) if line or (index and lines[index - 1])]
-    return "\n".join(kept).strip() + "\n"
+    return mark_rendered("\n".join(kept).strip(), context["sources"])
 
 
 def card_context(
@@ -189,6 +190,7 @@ def card_context(
         "papers": papers,
         "without_paper": " and ".join(code(name) for name in without),
         "rendered_from": _sources(subject, measured),
+        "sources": measured.sources,
     }
     return {**context, **extra}
 

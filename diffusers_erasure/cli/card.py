@@ -34,6 +34,8 @@ class CardArguments:
     """File to write; README.md in the artifact's folder unless given."""
     attach: bool = False
     """Attach the card to the artifact: README.md in its folder, its sha256 in the manifest."""
+    overwrite: bool = False
+    """Replace a card that a person wrote or changed; one that was rendered is always replaced."""
     html: Path | None = None
     """Also write a page for a browser, with everything inside."""
     hub_cards: Path | None = None
@@ -65,7 +67,8 @@ def shipped_artifacts() -> Path:
 
 def _check(arguments: CardArguments) -> None:
     single = (arguments.artifact, arguments.repo_id, arguments.license, arguments.output, arguments.html)
-    if arguments.hub_cards is not None and (any(value is not None for value in single) or arguments.attach):
+    given = any(value is not None for value in single) or arguments.attach or arguments.overwrite
+    if arguments.hub_cards is not None and given:
         raise ConfigError(
             "--hub_cards was given together with options of a single card; expected it alone (or with "
             "--artifacts), since it renders every card of a folder; leave the rest out"
@@ -86,14 +89,17 @@ def _write(arguments: CardArguments, folder: Path) -> int:
             f"{folder} is no folder; expected that of an artifact, an encoder or a pipeline; download it "
             "first"
         )
+    written = arguments.output or root / CARD_NAME
+    if not arguments.attach:
+        _check_not_attached(root, written)
+    if not arguments.overwrite:
+        _check_not_written_by_hand(written)
     text = render_card(root, repo_id=arguments.repo_id, license=arguments.license)
     if arguments.attach:
         from diffusers_erasure.artifacts.store import attach_file
 
-        written = attach_file(root, CARD_NAME, text.encode())
+        attach_file(root, CARD_NAME, text.encode())
     else:
-        written = arguments.output or root / CARD_NAME
-        _check_not_attached(root, written)
         _write_text(written, text)
     say(f"wrote {written}")
     if arguments.html is not None:
@@ -115,6 +121,16 @@ def _check_not_attached(root: Path, written: Path) -> None:
         raise ConfigError(
             f"{written} is attached to the artifact; expected it to be replaced together with its sha256 in "
             "the manifest; pass --attach, or another --output"
+        )
+
+
+def _check_not_written_by_hand(path: Path) -> None:
+    from diffusers_erasure.artifacts.card_marks import is_as_rendered
+
+    if path.exists() and not (path.is_file() and is_as_rendered(path.read_bytes())):
+        raise ConfigError(
+            f"{path} was written or changed by a person since it was rendered; expected a card that may be "
+            "replaced, or none; keep it, or pass --overwrite"
         )
 
 

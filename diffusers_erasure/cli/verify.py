@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from diffusers_erasure.artifacts.signature import Trust
 
 Result = TypeVar("Result")
+MAX_CARD_BYTES = 2**24
 GOOD, BAD, OPEN, NOTED = "agrees", "FAILED", "not checked", "note"
 _COLOURS = {GOOD: "green", BAD: "bold red", OPEN: "dim", NOTED: "yellow"}
 _CHECKS = (
@@ -193,6 +194,23 @@ def _documents(config: VerifyConfig, artifact: Artifact, checks: list[Check]) ->
             verb = "was changed" if record.state is FileState.CHANGED else "is missing"
             detail = f"{record.name} {verb} after it was attached; attach it again"
             checks.append(Check(record.name, worst, detail))
+    _card(config, artifact, checks)
+
+
+def _card(config: VerifyConfig, artifact: Artifact, checks: list[Check]) -> None:
+    """A card that tells of other reports than those that are attached."""
+    from diffusers_erasure.artifacts.card_marks import outdated
+    from diffusers_erasure.artifacts.files import CARD_NAME
+    from diffusers_erasure.artifacts.safebytes import read_bytes
+
+    place = config.place(artifact.commit)
+    path = place.optional(CARD_NAME)
+    if path is None:
+        return
+    card = read_bytes(path, origin=place.describe(CARD_NAME), max_bytes=MAX_CARD_BYTES)
+    faults = outdated(bytes(card), artifact.manifest)
+    if faults:
+        checks.append(Check(CARD_NAME, NOTED, f"out of date: {'; '.join(faults)}; make the card again"))
 
 
 def _base(config: VerifyConfig, artifact: Artifact) -> StableDiffusionPipeline | StableDiffusionXLPipeline:

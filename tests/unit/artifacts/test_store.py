@@ -213,18 +213,6 @@ def test_documents_are_attached_without_changing_the_digest(folder: Path) -> Non
         attach_file(folder.parent, "README.md", b"")
 
 
-def test_a_card_that_is_older_than_another_document_is_told(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    attach_file(folder, "evaluation.json", b"{}")
-    attach_file(folder, "README.md", b"# card")
-    attach_file(folder, "evaluation.json", b"{}")
-    attach_file(folder, "README.md", b"# another card")
-    assert "may say what no longer holds" not in caplog.text
-    attach_file(folder, "evaluation.json", b'{"new": 1}')
-    assert "was made before this evaluation.json and may say what no longer holds" in caplog.text
-
-
 def test_documents_that_a_method_hands_along_are_saved_as_attachments(
     artifact: Artifact, tmp_path: Path
 ) -> None:

@@ -13,11 +13,12 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel
 
 from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.card_marks import is_as_pushed, mark_pushed
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.files import CARD_NAME
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.artifacts.publishing import plan_artifact, push_artifact
-from diffusers_erasure.artifacts.push_plan import PushOptions, is_untouched, with_mark
+from diffusers_erasure.artifacts.push_plan import PushOptions
 from diffusers_erasure.artifacts.store import attach_file
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.encoders.publishing import plan_encoder
@@ -50,7 +51,7 @@ def test_a_pushed_artifact_loads_by_its_id(hub: TakingHub, tiny_artifact: Artifa
     card = hub.files[REPO, CARD_NAME].decode()
     assert card.startswith("---\n")
     assert REPO in card
-    assert is_untouched(card.encode())
+    assert is_as_pushed(card.encode())
 
 
 def test_documents_and_signature_go_along(hub: TakingHub, saved: Path, tmp_path: Path) -> None:
@@ -176,14 +177,14 @@ def test_a_persons_card_is_not_overwritten(hub: TakingHub, saved: Path) -> None:
     push_artifact(saved, REPO, token=TOKEN, keep_card=True)
     assert hub.files[REPO, CARD_NAME] == b"# all mine\n"
     push_artifact(saved, REPO, token=TOKEN, replace_card=True)
-    assert is_untouched(hub.files[REPO, CARD_NAME])
+    assert is_as_pushed(hub.files[REPO, CARD_NAME])
 
 
 def test_a_card_in_the_folder_is_pushed_as_it_is(hub: TakingHub, saved: Path) -> None:
     (saved / CARD_NAME).write_text("---\nlicense: mit\n---\nMy own words.\n")
     push_artifact(saved, REPO, token=TOKEN)
     assert hub.files[REPO, CARD_NAME].startswith(b"---\nlicense: mit\n---\nMy own words.\n\n<!-- pushed")
-    assert with_mark(b"words") == with_mark(b"words\n")
+    assert mark_pushed(b"words") == mark_pushed(b"words\n")
 
 
 def test_an_attached_card_keeps_its_bytes(hub: TakingHub, saved: Path) -> None:
