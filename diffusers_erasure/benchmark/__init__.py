@@ -3,7 +3,6 @@
     variants        ways to erase, as data
     profiles        which of them stand side by side, over which concepts, attacks and training seeds, as data
     cells           one variant, concept and training seed: its folder and its commands
-    claiming        one process works on a cell at a time
     running         what is missing of the cells is run
     freshness       what lies in a cell belongs together, or is refused
     stored          what the finished cells say, as one file that everything below is computed from

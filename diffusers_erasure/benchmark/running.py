@@ -1,9 +1,9 @@
 """Run what is missing of the cells, several at a time, and stop without losing a finished step.
 
-Each worker takes the next cell that is not finished and that nobody holds (`claiming`), so any number of
-processes and machines with one file system can share a work folder. A cell whose step fails is left, told
-with its log, and not tried again by this run or by others that are running; the other cells go on. The next
-run tries it again.
+Each worker takes the next cell that is not finished and that nobody holds (`diffusers_erasure.claiming`), so
+any number of processes and machines with one file system can share a work folder; where there are no locks,
+only by `--shard`. A cell whose step fails is left, told with its log, and not tried again by this run or by
+others that are running; the other cells go on. The next run tries it again.
 
 SIGTERM and Ctrl-C are handed to the commands that are running: a training finishes its step and saves, an
 attack keeps its finished prompts, and the next run goes on from there.
@@ -25,8 +25,9 @@ from pathlib import Path
 from statistics import median
 from types import FrameType, MappingProxyType
 
+from diffusers_erasure.claiming import claimed
+
 from .cells import TRAIN, Cell, Step
-from .claiming import claimed
 
 PROGRAM = (sys.executable, "-m", "diffusers_erasure")
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(

@@ -44,7 +44,7 @@ from diffusers_erasure.prompts import world_of
 from .advunlearn_settings import AdvUnlearnConfig
 from .advunlearn_task import AdvUnlearnTask
 from .artifact_run import train_to_artifact
-from .beginning import check_begins
+from .beginning import begun
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import records_with
@@ -73,33 +73,33 @@ def train_advunlearn(
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
-    check_begins(config)
-    components = DiffusionComponents.from_pipeline(pipe)
-    world = world_of(base.id)
-    prompts = concept_prompts(config, world=world)
-    student = Student.of(
-        components,
-        _group(config, components),
-        part=config.train_part,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )
-    task = AdvUnlearnTask(
-        components,
-        student,
-        prompts,
-        config,
-        world=world,
-        progress=lambda what, done, total: progress(Progress(what, done, total)),
-    )
-    return train_to_artifact(
-        pipe,
-        task,
-        config,
-        method="advunlearn",
-        base=base,
-        progress=progress,
-        settings=records_with(config, () if task.retention is None else task.retention.prompts),
-    )
+    with begun(config):
+        components = DiffusionComponents.from_pipeline(pipe)
+        world = world_of(base.id)
+        prompts = concept_prompts(config, world=world)
+        student = Student.of(
+            components,
+            _group(config, components),
+            part=config.train_part,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+        task = AdvUnlearnTask(
+            components,
+            student,
+            prompts,
+            config,
+            world=world,
+            progress=lambda what, done, total: progress(Progress(what, done, total)),
+        )
+        return train_to_artifact(
+            pipe,
+            task,
+            config,
+            method="advunlearn",
+            base=base,
+            progress=progress,
+            settings=records_with(config, () if task.retention is None else task.retention.prompts),
+        )
 
 
 def _group(config: AdvUnlearnConfig, components: DiffusionComponents) -> str:

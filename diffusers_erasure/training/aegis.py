@@ -40,7 +40,7 @@ from diffusers_erasure.prompts import world_of
 from .aegis_settings import AEGISConfig
 from .aegis_task import AEGISTask
 from .artifact_run import train_to_artifact
-from .beginning import check_begins
+from .beginning import begun
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import records_with
@@ -65,25 +65,25 @@ def train_aegis(
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
-    check_begins(config)
-    components = DiffusionComponents.from_pipeline(pipe)
-    student = Student.of(
-        components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
-    )
-    task = AEGISTask(
-        components,
-        student,
-        concept_prompts(config, world=world_of(base.id)),
-        config,
-        world=world_of(base.id),
-        progress=lambda what, done, total: progress(Progress(what, done, total)),
-    )
-    return train_to_artifact(
-        pipe,
-        task,
-        config,
-        method="aegis",
-        base=base,
-        progress=progress,
-        settings=records_with(config, () if task.retained is None else task.retained.retention.prompts),
-    )
+    with begun(config):
+        components = DiffusionComponents.from_pipeline(pipe)
+        student = Student.of(
+            components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
+        )
+        task = AEGISTask(
+            components,
+            student,
+            concept_prompts(config, world=world_of(base.id)),
+            config,
+            world=world_of(base.id),
+            progress=lambda what, done, total: progress(Progress(what, done, total)),
+        )
+        return train_to_artifact(
+            pipe,
+            task,
+            config,
+            method="aegis",
+            base=base,
+            progress=progress,
+            settings=records_with(config, () if task.retained is None else task.retained.retention.prompts),
+        )

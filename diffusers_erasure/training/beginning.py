@@ -1,15 +1,65 @@
-"""What stops a run, looked at before anything is computed for it: latents alone may take hours."""
+"""How a run begins: with what would stop it, before its latents are made, and alone in its folder.
+
+Latents alone may take hours, and two runs in one folder would write over each other's checkpoints. A method's
+train function is inside `begun` from its first line to its last; the loop enters it too, for tasks that come
+from elsewhere.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
+from diffusers_erasure.claiming import claimed, holder
 from diffusers_erasure.errors import ConfigError, TrainingError
 
 from .agreement import agreed_settings
 from .checkpoint import LATEST, CheckpointFolder, agreed_in, check_agrees
 from .settings import TrainingSettings
 from .trackers import known_trackers
+
+_HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
+"""Folders that an outer `begun` holds."""
+
+
+@contextmanager
+def begun(settings: TrainingSettings) -> Iterator[None]:
+    """Be the only run in its folder, once nothing speaks against it.
+
+    Of several processes that share a run, the first holds the folder for all.
+
+    Args:
+        settings: Of the run.
+
+    Raises:
+        ConfigError: See `check_begins`.
+        MissingDependencyError: See there.
+        TrainingError: See there; or another run is going on in the folder.
+    """
+    folder = settings.run_folder.absolute() if settings.run_folder else None
+    held = _HELD.get()
+    if folder in held:
+        yield
+        return
+    check_begins(settings)
+    if folder is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with claimed(folder) as lock:
+        if lock is None:
+            raise TrainingError(
+                f"another run is going on in {folder} ({holder(folder)}); expected one run at a time, since "
+                "two would write over each other's checkpoints; wait for it, stop it, or give another "
+                "output_dir"
+            )
+        token = _HELD.set(held | {folder})
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
 
 
 def check_begins(settings: TrainingSettings) -> None:

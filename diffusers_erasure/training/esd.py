@@ -37,7 +37,7 @@ from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.prompts import world_of
 
 from .artifact_run import train_to_artifact
-from .beginning import check_begins
+from .beginning import begun
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .esd_settings import ESDConfig
@@ -63,26 +63,26 @@ def train_esd(
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
-    check_begins(config)
-    components = DiffusionComponents.from_pipeline(pipe)
-    world = world_of(base.id)
-    scoped = config.target_rule == "paper"  # the code's rule takes one scope and no subjects
-    prompts = concept_prompts(config, world=world, scoped=scoped)
-    student = Student.of(
-        components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
-    )
-    task = ESDTask(
-        components,
-        student,
-        prompts,
-        config,
-        progress=lambda done, total: progress(Progress("trajectories", done, total)),
-    )
-    return train_to_artifact(
-        pipe,
-        task,
-        config,
-        method="esd",
-        base=base,
-        progress=progress,
-    )
+    with begun(config):
+        components = DiffusionComponents.from_pipeline(pipe)
+        world = world_of(base.id)
+        scoped = config.target_rule == "paper"  # the code's rule takes one scope and no subjects
+        prompts = concept_prompts(config, world=world, scoped=scoped)
+        student = Student.of(
+            components, config.train_method, gradient_checkpointing=config.gradient_checkpointing
+        )
+        task = ESDTask(
+            components,
+            student,
+            prompts,
+            config,
+            progress=lambda done, total: progress(Progress("trajectories", done, total)),
+        )
+        return train_to_artifact(
+            pipe,
+            task,
+            config,
+            method="esd",
+            base=base,
+            progress=progress,
+        )

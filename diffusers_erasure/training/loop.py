@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from diffusers_erasure.errors import TrainingError
 
 from .agreement import agreed_facts
-from .beginning import checkpoint_to_resume
+from .beginning import begun, checkpoint_to_resume
 from .callbacks import Callback, StepReport, StopOnDivergence
 from .checkpoint import Checkpoint, CheckpointFolder, check_agrees, read_checkpoint
 from .draws import StepDraws, derived_seed
@@ -112,9 +112,15 @@ def run_training(
 
     Raises:
         ConfigError: The settings cannot be used together.
-        TrainingError: The loss is not finite or diverges, or a checkpoint belongs to another run.
+        TrainingError: The loss is not finite or diverges, a checkpoint belongs to another run, or another run
+            is going on in the folder.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
+    with begun(settings):
+        return _train(task, settings, callbacks)
+
+
+def _train(task: TrainingTask, settings: TrainingSettings, callbacks: Sequence[Callback]) -> TrainingOutcome:
     watchers = [*callbacks]
     if settings.divergence_factor is not None:
         watchers.append(StopOnDivergence(settings.divergence_factor))

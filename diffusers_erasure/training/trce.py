@@ -59,7 +59,7 @@ from diffusers_erasure.diffusion import DiffusionComponents, TextProjection, tex
 from diffusers_erasure.prompts import PromptPair, World, erasure_pairs, world_of
 
 from .artifact_run import train_to_artifact
-from .beginning import check_begins
+from .beginning import begun
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS, further_record, retained_record
 from .registry import erasure_method
@@ -119,18 +119,17 @@ class _Run:
 
     def artifact(self) -> Artifact:
         """The stages that are asked for, one after the other."""
-        if self.config.stages != "1":
-            check_begins(self.config)
-        if self.config.stages == "2":
-            return self._steered(None)
-        found = map_prompts(
-            self.components, self.pairs, self.config, world=self.world, progress=self.progress
-        )
-        if self.config.stages == "1+2":
-            return self._steered(
-                cross_attention_edit(found.factor, self.projections, self.config.artifact_dtype)
-            )
-        return self._mapped(found)
+        if self.config.stages == "1":
+            return self._mapped(self._map())
+        with begun(self.config):
+            if self.config.stages == "2":
+                return self._steered(None)
+            factor = self._map().factor
+            return self._steered(cross_attention_edit(factor, self.projections, self.config.artifact_dtype))
+
+    def _map(self) -> TextEdit:
+        """Stage 1: the one matrix."""
+        return map_prompts(self.components, self.pairs, self.config, world=self.world, progress=self.progress)
 
     def _mapped(self, found: TextEdit) -> Artifact:
         """Stage 1 alone, with the statistics that others can be composed with."""

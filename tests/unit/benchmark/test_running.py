@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from diffusers_erasure.benchmark.cells import Cell
-from diffusers_erasure.benchmark.claiming import CAN_LOCK, claimed
 from diffusers_erasure.benchmark.running import Runner, spread
 from diffusers_erasure.benchmark.variants import BY_SLUG
+from diffusers_erasure.claiming import CAN_LOCK, claimed
 
 ATTACKS = ("unlearndiffatk", "random_tokens")
 STEPS = ["train", "evaluate", *ATTACKS]
@@ -146,7 +146,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     """It holds as long as the command lives that inherited it, and no longer."""
     code = f"""
 import pathlib, subprocess, sys, time
-from diffusers_erasure.benchmark.claiming import claimed
+from diffusers_erasure.claiming import claimed
 with claimed(pathlib.Path({str(tmp_path)!r})) as held:
     words = [sys.executable, "-c", "import time; time.sleep(60)"]
     child = subprocess.Popen(words, pass_fds=(held,), stdout=subprocess.DEVNULL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from diffusers import StableDiffusionPipeline
 
 from diffusers_erasure.artifacts.manifest import BaseModelRef
+from diffusers_erasure.claiming import CAN_LOCK, claimed
 from diffusers_erasure.errors import ConfigError, MissingDependencyError, TrainingError
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.advunlearn import train_advunlearn
 from diffusers_erasure.training.advunlearn_settings import AdvUnlearnConfig
 from diffusers_erasure.training.aegis_settings import AEGISConfig
-from diffusers_erasure.training.beginning import check_begins
+from diffusers_erasure.training.beginning import begun, check_begins
+from diffusers_erasure.training.esd import train_esd
 from diffusers_erasure.training.esd_settings import ESDConfig
 
 from .toy import settings, train
@@ -62,6 +65,38 @@ def test_latents_are_not_made_for_nothing(tiny_pipe: StableDiffusionPipeline, tm
     with pytest.raises(TrainingError, match="is no checkpoint"):
         train_advunlearn(tiny_pipe, config, base=BASE, progress=told.append)
     assert not told
+
+
+@pytest.mark.skipif(not CAN_LOCK, reason="this system has no such locks")
+def test_two_runs_do_not_share_a_folder(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    there = sorted(path.name for path in (tmp_path / "run-training").iterdir())
+    told: list[Progress] = []
+    message = rf"another run is going on in .* \(process {os.getpid()} "
+    with claimed(tmp_path / "run-training") as held:
+        assert held is not None
+        for values in ({"overwrite": True}, {"resume_from_checkpoint": "latest"}):
+            with pytest.raises(
+                TrainingError, match=rf"another run is going on in .* \(process {os.getpid()} "
+            ):
+                train(tmp_path / "run", **values)
+        config = ESDConfig.parse({"concept": ["dog"], "output_dir": tmp_path / "run", "overwrite": True})
+        with pytest.raises(TrainingError, match=message):
+            train_esd(tiny_pipe, config, base=BASE, progress=told.append)
+        train(tmp_path / "other")
+    assert not told
+    assert sorted(path.name for path in (tmp_path / "run-training").iterdir()) == there
+    train(tmp_path / "run", overwrite=True)
+
+
+@pytest.mark.skipif(not CAN_LOCK, reason="this system has no such locks")
+def test_a_run_holds_its_folder_from_before_its_latents_until_it_ends(tmp_path: Path) -> None:
+    with begun(settings(tmp_path / "run")):
+        train(tmp_path / "run")  # the loop inside a method's function
+        with claimed(tmp_path / "run-training") as held:
+            assert held is None
+    with claimed(tmp_path / "run-training") as held:
+        assert held is not None
 
 
 def test_a_run_that_is_longer_already_is_refused(tmp_path: Path) -> None:

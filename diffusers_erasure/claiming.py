@@ -1,16 +1,16 @@
-"""One process works on a cell at a time: whoever holds the lock of its folder.
+"""One process works in a folder at a time: whoever holds its lock.
 
 The operating system keeps the lock and drops it when the last process that holds it ends, however it ends, so
-no lock is ever stale: a run that was killed leaves nothing to clear away. The command that works on a cell
-inherits the lock, so a cell stays claimed as long as its command lives, even if the run that started it was
-killed. Whose the lock is stands in the file for a person; nothing reads it.
+no lock is ever stale: a run that was killed leaves nothing to clear away. A child that inherits the lock
+keeps the folder claimed as long as it lives, even if the process that started it was killed. Whose the lock
+is stands in the file, for a person to read.
 
-Where there are no such locks (Windows), every cell can be claimed, and processes share the work only by
-`--shard`.
+Where there are no such locks (Windows, some network file systems), every folder can be claimed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ except ImportError:  # pragma: no cover  # Windows
 
 LOCK = ".claimed"
 CAN_LOCK = fcntl is not None
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
@@ -45,8 +46,19 @@ def claimed(folder: Path) -> Iterator[int | None]:
             except BlockingIOError:
                 yield None
                 return
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def holder(folder: Path) -> str:
+    """Who holds a folder, in words, as far as that is written there."""
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8").strip() or "unknown"
+    except OSError:
+        return "unknown"
