@@ -23,6 +23,7 @@ from . import console
 from .attacking import Asked, Scene, asked_prompts, open_scene, parse_shard, with_base
 from .device import compute_device
 from .drawing import choose_sampling, progress_display
+from .opening import results_folder
 
 if TYPE_CHECKING:
     from diffusers_erasure.attacks import AttackConfig, AttackOutcome, AttackSpec, AttackTarget
@@ -63,7 +64,7 @@ class AttackArguments:
     shard: str = ""
     """Attack part i of n, as i/n from 0 on; run without it on the same output_dir to collect all parts."""
     output_dir: Path | None = None
-    """Gets attack.json, outcomes.jsonl and grid.png; outputs/attacks/<source>-<attack> unless given."""
+    """Gets attack.json, outcomes.jsonl, grid.png; outputs/attacks/<source>-<digest>-<attack> unless given."""
     pretrained_model_name_or_path: str | None = None
     """Base model; the one that the artifact names unless given."""
     allow_unerased: bool = False
@@ -163,11 +164,10 @@ class AttackCommand:
     config: AttackConfig
     shard: tuple[int, int]
 
-    @property
-    def folder(self) -> Path:
+    def folder(self, scene: Scene) -> Path:
         """Where everything goes."""
-        name = f"{Path(self.arguments.source).name or 'pipeline'}-{self.spec.name}"
-        return self.arguments.output_dir or Path("outputs") / "attacks" / name
+        given = self.arguments
+        return given.output_dir or results_folder("attacks", given.source, scene.digest, self.spec.name)
 
     def go(self) -> int:
         """Attack, write, show; the exit code says whether the figures mean something."""
@@ -198,7 +198,11 @@ class AttackCommand:
         )
         if not scene.digest:
             console.warn("no erasure was verified: this is a positive control, not a measurement of one")
-        console.note(f"finished prompts are kept in {self.folder}; an interrupted run goes on from there")
+        elif scene.beside:
+            console.warn(f"the erasure is not of {', '.join(scene.beside)}: this says nothing about it")
+        console.note(
+            f"finished prompts are kept in {self.folder(scene)}; an interrupted run goes on from there"
+        )
         bouts = [Bout(self, scene, one) for one in asked]
         if self.shard != (0, 1) and not self._attack_shard(bouts):
             return 0
@@ -211,7 +215,9 @@ class AttackCommand:
         index, count = self.shard
         console.say(f"part {index} of {count}: {found} of {len(outcomes)} prompts brought back")
         if self.arguments.shard:
-            console.note(f"run without --shard to collect all {count} parts from {self.folder}")
+            console.note(
+                f"run without --shard to collect all {count} parts from {self.folder(bouts[0].scene)}"
+            )
             return False
         _wait_for_all()
         return index == 0
@@ -242,12 +248,13 @@ class AttackCommand:
                 scene.model, self.arguments.num_inference_steps, self.arguments.guidance_scale
             ),
         )
-        write_whole(self.folder / LINES_NAME, outcome_lines([run, *luck]))
-        write_whole(self.folder / GRID_NAME, png_bytes(self._grid(bouts, run)))
-        write_whole(self.folder / REPORT_NAME, report.to_json().encode())
+        folder = self.folder(scene)
+        write_whole(folder / LINES_NAME, outcome_lines([run, *luck]))
+        write_whole(folder / GRID_NAME, png_bytes(self._grid(bouts, run)))
+        write_whole(folder / REPORT_NAME, report.to_json().encode())
         show(report)
         for name in (REPORT_NAME, LINES_NAME, GRID_NAME):
-            console.say(f"wrote {self.folder / name}")
+            console.say(f"wrote {folder / name}")
         return 0 if run.record.verdict is Verdict.MEASURED else EXIT_INVALID
 
     def _run(self, scene: Scene, bouts: Sequence[Bout], spec: AttackSpec, config: AttackConfig) -> Run:
@@ -316,7 +323,7 @@ class Bout:
                 config,
                 base=None if base is None else self.target(base),
                 progress=progress,
-                store=self.command.folder / "outcomes",
+                store=self.command.folder(self.scene) / "outcomes",
                 shard=shard,
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ class Scene:
         base: The un-erased pipeline, where one is known.
         model: Name of the base model.
         digest: Digest of the erasure; "" for a pipeline that has none.
-        concepts: The erased concepts.
+        concepts: The concepts that are attacked for.
+        beside: Those of them that the erasure is not of.
     """
 
     attacked: Any
@@ -34,6 +35,7 @@ class Scene:
     model: str
     digest: str
     concepts: ConceptSet
+    beside: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -90,15 +92,19 @@ def open_scene(
         base = load_base_pipeline(named).to(device)
         erased = sibling(base)
         load_erasure(erased, opened.artifact)
-        names = concepts or opened.artifact.manifest.concept_names
-        return Scene(erased, base, named, opened.artifact.digest, resolve_concepts(names, kind=kind))
+        found = opened.artifact.manifest.concept_names
+        asked = resolve_concepts(concepts or found, kind=kind)
+        told = {leaf.name for concept in opened.artifact.manifest.concepts for leaf in concept.members}
+        told |= {word for concept in opened.artifact.manifest.concepts for word in concept.synonyms}
+        beside = _beside(asked, found, kind, told)
+        return Scene(erased, base, named, opened.artifact.digest, asked, beside)
     if opened.baked is not None:
         erased = erased_class(opened.class_name).from_pretrained(source).to(device)
         base = load_base_pipeline(model).to(device) if model else None
-        found = [name for erasure in opened.baked.erasures for name in erasure.concepts]
+        found = tuple(dict.fromkeys(name for one in opened.baked.erasures for name in one.concepts))
         digest = ", ".join(erasure.digest for erasure in opened.baked.erasures)
-        names = concepts or tuple(dict.fromkeys(found))
-        return Scene(erased, base, model or source, digest, resolve_concepts(names, kind=kind))
+        asked = resolve_concepts(concepts or found, kind=kind)
+        return Scene(erased, base, model or source, digest, asked, _beside(asked, found, kind))
     if not allow_unerased or not concepts:
         raise ConfigError(
             f"{source} has no erasure that can be verified; expected an artifact or a pipeline that was "
@@ -108,6 +114,27 @@ def open_scene(
     pipe = load_base_pipeline(source).to(device)
     base = load_base_pipeline(model).to(device) if model else pipe
     return Scene(pipe, base, model or source, "", resolve_concepts(concepts, kind=kind))
+
+
+def _beside(
+    asked: ConceptSet, erased: Sequence[str], kind: ConceptKind | None, told: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Concepts that are asked for and not erased: no erased name or synonym, nor a member of a theme.
+
+    Args:
+        asked: What is asked for.
+        erased: Names of the erased concepts.
+        kind: Kind of those that the vocabulary does not know.
+        told: Members and synonyms that the artifact tells.
+    """
+    from diffusers_erasure.concepts import resolve_concepts
+
+    leaves = resolve_concepts(erased, kind=kind).leaves
+    covered = {word.casefold() for leaf in leaves for word in (leaf.name, *leaf.synonyms)}
+    covered |= {word.casefold() for word in told}
+    return tuple(
+        concept.name for concept in asked if not {leaf.name.casefold() for leaf in concept.leaves} <= covered
+    )
 
 
 def asked_prompts(

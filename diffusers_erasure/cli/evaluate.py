@@ -18,6 +18,7 @@ from diffusers_erasure.errors import ConfigError
 from .console import note, out, say
 from .device import compute_device
 from .drawing import choose_sampling, progress_display
+from .opening import results_folder
 
 if TYPE_CHECKING:
     from diffusers_erasure.evaluation.attack_settings import AttackSettings
@@ -39,7 +40,7 @@ class EvaluateArguments:
     n: int = 100
     """Pictures per prompt set, on the base and on the erased pipeline each."""
     output_dir: Path | None = None
-    """Gets evaluation.json and grid.png; outputs/evaluations/<artifact> unless given."""
+    """Gets evaluation.json and grid.png; outputs/evaluations/<artifact>-<digest> unless given."""
     pretrained_model_name_or_path: str | None = None
     """Base model; the one that the artifact names unless given."""
     judge: str = "embedded"
@@ -87,10 +88,9 @@ def _evaluate(arguments: EvaluateArguments) -> int:
     from diffusers_erasure.evaluation.runner import EvaluationSettings, evaluate_artifact
     from diffusers_erasure.evaluation.tables import report_table
 
-    name = Path(arguments.artifact).name or "artifact"
-    folder = arguments.output_dir or Path("outputs") / "evaluations" / name
     attacks = _attacks(arguments)
     artifact = load_artifact(arguments.artifact)
+    folder = arguments.output_dir or results_folder("evaluations", arguments.artifact, artifact.digest)
     note(f"finished pictures are kept in {folder}; an interrupted run goes on from there")
     with progress_display() as report:
         found = evaluate_artifact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from diffusers_erasure.artifacts.artifact import Artifact
     from diffusers_erasure.artifacts.hub import Source
     from diffusers_erasure.artifacts.signature import TrustedKey
+
+
+def results_folder(work: str, source: str, digest: str, suffix: str = "") -> Path:
+    """Where results go unless told, one folder per erasure: `outputs/evaluations/church-esd-1f0c97ab`.
+
+    Args:
+        work: Kind of the results.
+        source: Folder or Hub id that was given.
+        digest: Of the erasure; "" for a pipeline that has none.
+        suffix: What else tells results apart.
+    """
+    name = Path(source).name or Path(source).resolve().name or "pipeline"
+    return Path("outputs") / work / "-".join(part for part in (name, digest[:8], suffix) if part)
 
 
 @dataclass(frozen=True)

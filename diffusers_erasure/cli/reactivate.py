@@ -20,6 +20,7 @@ from .attacking import Scene, asked_prompts
 from .console import note, out, say
 from .device import compute_device
 from .drawing import choose_sampling, progress_display
+from .opening import results_folder
 
 if TYPE_CHECKING:
     from diffusers_erasure.artifacts.artifact import Artifact
@@ -51,7 +52,7 @@ class ReactivateArguments:
     n: int | None = None
     """Pictures per item; the preset's unless given."""
     output_dir: Path | None = None
-    """Gets reactivation.json and reactivation.png; outputs/reactivations/<artifact> unless given."""
+    """Gets reactivation.json and reactivation.png; outputs/reactivations/<artifact>-<digest> unless given."""
     work_dir: Path | None = None
     """Where finished pictures and items are kept; output_dir unless given."""
     attack_report: Path | None = None
@@ -109,10 +110,9 @@ def _reactivate(arguments: ReactivateArguments) -> int:
     from diffusers_erasure.evaluation.reactivation_tables import reactivation_table
     from diffusers_erasure.evaluation.records import Verdict
 
-    name = Path(arguments.artifact).name or "artifact"
-    folder = arguments.output_dir or Path("outputs") / "reactivations" / name
     preset = PRESETS[arguments.preset]
     artifact = load_artifact(arguments.artifact)
+    folder = arguments.output_dir or results_folder("reactivations", arguments.artifact, artifact.digest)
     settings = _settings(arguments, preset, folder, artifact.manifest.base.id)
     note(f"finished items are kept in {arguments.work_dir or folder}; an interrupted run goes on from there")
     with progress_display() as report:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.cli.attack import AttackArguments, parse_config
 from diffusers_erasure.cli.attacking import parse_shard
 from diffusers_erasure.cli.main import main
+from diffusers_erasure.cli.opening import results_folder
 from diffusers_erasure.errors import ConfigError
 
 Captured = pytest.CaptureFixture[str]
@@ -36,6 +38,28 @@ def test_it_writes_counts_outcomes_and_pictures(
     assert "luck not measured" in out
     assert report["through"] == []
     assert "nothing of the erased model: not an adaptive attack" in out
+
+
+@pytest.mark.usefixtures("church_panel")
+def test_results_of_one_erasure_lie_apart_from_those_of_others(
+    saved_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(saved_artifact, "--attack", "no_attack", "--n", 1)
+    digest = load_artifact(saved_artifact).digest
+    folder = Path("outputs") / "attacks" / f"{saved_artifact.name}-{digest[:8]}-no_attack"
+    assert (folder / "attack.json").is_file()
+    assert "the erasure is not of" not in capsys.readouterr().err
+    assert results_folder("attacks", "org/name", "") == Path("outputs/attacks/name")
+    assert results_folder("attacks", ".", "12345678ab", "x").name == f"{tmp_path.name}-12345678-x"
+
+
+@pytest.mark.parametrize(("concept", "beside"), [("dog", True), ("church", False), ("chapel", False)])
+def test_a_concept_that_is_not_erased_is_told(
+    concept: str, beside: bool, saved_artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    run(saved_artifact, "--concept", concept, "--attack", "no_attack", "--n", 1, "--output_dir", tmp_path)
+    assert (f"the erasure is not of {concept}" in " ".join(capsys.readouterr().err.split())) is beside
 
 
 @pytest.mark.usefixtures("church_panel")
