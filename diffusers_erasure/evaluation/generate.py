@@ -43,12 +43,16 @@ Progress = Callable[[int, int], None]
 """Called after every batch with the pictures that are there and all that are needed."""
 
 
+TIMESTEPS = 1000
+"""Of Stable Diffusion's noise schedule."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a picture is sampled.
 
     Raises:
-        ConfigError: There is no step, or the guidance scale is no number.
+        ConfigError: There is no step, or more than there are timesteps, or the guidance scale is no number.
     """
 
     steps: int
@@ -56,10 +60,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse what no picture can be drawn with."""
-        if self.steps < 1 or not math.isfinite(self.guidance_scale):
+        if not 1 <= self.steps <= TIMESTEPS or not math.isfinite(self.guidance_scale):
             raise ConfigError(
                 f"{self.steps} sampling steps at guidance scale {self.guidance_scale} draw nothing; expected "
-                "1 step or more, and a finite scale; change num_inference_steps or guidance_scale"
+                f"1 to {TIMESTEPS} steps, since these models know no more, and a finite scale; change "
+                "num_inference_steps or guidance_scale"
             )
 
 

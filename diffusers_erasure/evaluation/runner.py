@@ -23,7 +23,7 @@ from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.verify import verify_erasure
 from diffusers_erasure.diffusion.pictures import png_bytes
 from diffusers_erasure.durable import write_whole
-from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.pipelines.base import load_base_pipeline
 
 from .attack_evaluation import (
@@ -41,7 +41,7 @@ from .confusion import JudgeValidation
 from .embedded_prompts import embedded_prompt_plan
 from .fidelity_measure import measure_fidelity
 from .generate import DEFAULT_BATCH_SIZE, Artist, Sampling, sampling_defaults
-from .judges import Panel, load_panel
+from .judges import Panel, load_panel, parse_judge
 from .measure import Measured, measure_set
 from .metrics.extractors import Extractor
 from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet, check_first_seed
@@ -145,9 +145,11 @@ def evaluate_artifact(
         progress: Told about every batch.
 
     Raises:
+        ConfigError: The judge names labels, or there is no such judge.
         ErasureNotActiveError: The erasure is not verified, before or after drawing; there is no report then.
     """
     settings = settings or EvaluationSettings()
+    _check_judge(judge)
     artifact = source if isinstance(source, Artifact) else load_artifact(source)
     plan = embedded_prompt_plan(artifact.manifest.concepts, n=settings.n, first_seed=settings.first_seed)
     panel = load_panel(judge, device=device)
@@ -164,6 +166,17 @@ def evaluate_artifact(
         cache_dir=cache_dir,
         progress=progress,
     )
+
+
+def _check_judge(judge: str) -> None:
+    """Refuse labels of the user's: what counts is another label in every prompt set."""
+    labels = parse_judge(judge).labels
+    if labels:
+        raise ConfigError(
+            f"the judge {judge!r} names labels ({', '.join(labels)}), and an evaluation asks for another one "
+            "in every prompt set; expected a judge without them; leave out what stands behind #, or count "
+            "these labels with `attack --attack no_attack`"
+        )
 
 
 def evaluate_pipelines(

@@ -47,6 +47,11 @@ def test_results_can_be_attached_to_the_artifact(saved_artifact: Path, tmp_path:
     assert read_report(tmp_path / "again" / "evaluation.json").erasure.digest == report.erasure.digest
 
 
+def test_labels_of_the_users_own_are_refused(saved_artifact: Path, capsys: Captured) -> None:
+    assert run(saved_artifact, "--judge", "clip:x/y#a church") == 2
+    assert "another one in every prompt set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -225,7 +225,7 @@ def test_a_seed_that_seeds_nothing_is_refused(seed: int) -> None:
         EvaluationSettings(first_seed=seed)
 
 
-@pytest.mark.parametrize(("steps", "scale"), [(0, 4.0), (-1, 4.0), (3, float("nan"))])
+@pytest.mark.parametrize(("steps", "scale"), [(0, 4.0), (-1, 4.0), (1001, 4.0), (3, float("nan"))])
 def test_sampling_that_draws_nothing_is_refused(steps: int, scale: float) -> None:
     with pytest.raises(ConfigError, match=f"{steps} sampling steps at guidance scale {scale} draw nothing"):
         Sampling(steps, scale)
