@@ -123,12 +123,9 @@ class ErasureLoaderMixin(_PipelineBase):
             trusted_key=trusted_key,
         )
         check_family(cls, opened)
-        if opened.kind == "base" and not extra and require_erasure and not brings_erasure(kwargs):
-            raise ErasureRequiredError(
-                f"{pretrained_model_name_or_path} is not erased, and no erasure was given; give one with "
-                "erasure='folder or Hub id of an artifact', name an artifact or a pipeline that was saved "
-                "erased instead, or pass require_erasure=False"
-            )
+        erased = opened.kind != "base" or opened.holds_encoder or brings_erasure(kwargs)
+        if require_erasure and not erased and not extra:
+            raise _not_erased(pretrained_model_name_or_path)
         pipe = cls._load_stock(opened, kwargs)
         session = session_of(pipe)
         session.waived, session.allow_unverified = not require_erasure, allow_unverified
@@ -140,6 +137,8 @@ class ErasureLoaderMixin(_PipelineBase):
             place = {"subfolder": erasure_subfolder, "trusted_key": trusted_key, **hub}
             pipe.load_erasure(source, revision=erasure_revision, **place)
         note_erasures(pipe)
+        if require_erasure and not session.required:  # another encoder was passed in the erased one's place
+            raise _not_erased(pretrained_model_name_or_path)
         return pipe
 
     @classmethod
@@ -381,6 +380,14 @@ class ErasureLoaderMixin(_PipelineBase):
         pipe.register_to_config(_name_or_path=opened.base)
         session_of(pipe).base = public_name(opened.base)
         return pipe
+
+
+def _not_erased(source: str | Path) -> ErasureRequiredError:
+    return ErasureRequiredError(
+        f"{source} is not erased, and no erasure was given; give one with erasure='folder or Hub id of an "
+        "artifact', name an artifact or a pipeline that was saved erased instead, or pass "
+        "require_erasure=False"
+    )
 
 
 def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[ErasureSource]:

@@ -24,6 +24,8 @@ from .baked import BakedRecord, read_baked
 from .base import stock_parent
 from .index import erased_class_name, is_xl, read_index
 
+PACKAGE = __name__.partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -36,6 +38,7 @@ class Opened:
         artifact: The artifact, if the source is one.
         baked: What was saved, if the source is a pipeline that was saved erased.
         class_name: Class that the pipeline was saved from; empty where nobody says.
+        holds_encoder: Whether a stock pipeline was saved with one of our text encoders in it.
     """
 
     kind: Literal["base", "artifact", "baked"]
@@ -44,6 +47,7 @@ class Opened:
     artifact: Artifact | None = None
     baked: BakedRecord | None = None
     class_name: str = ""
+    holds_encoder: bool = False
 
 
 def open_source(
@@ -81,7 +85,14 @@ def open_source(
                 f"{place} is a pipeline that was saved erased, which carries no signature; expected one by "
                 "the trusted key; load its base with the signed artifact (erasure=...)"
             )
-        return Opened(kind, place, index.revision or revision, baked=baked, class_name=index.class_name)
+        return Opened(
+            kind,
+            place,
+            index.revision or revision,
+            baked=baked,
+            class_name=index.class_name,
+            holds_encoder=_names_encoder(index.content),
+        )
     artifact = load_artifact(
         place, subfolder=subfolder, revision=revision, trusted_key=trusted_key, **hub_options
     )
@@ -106,6 +117,12 @@ def brings_erasure(components: Mapping[str, Any]) -> bool:
         for part in parts
         if isinstance(part, torch.nn.Module)
     )
+
+
+def _names_encoder(index: Mapping[str, Any]) -> bool:
+    """Whether an index says that a text encoder is loaded by one of our classes, which verify it."""
+    named = (index.get(part) for part in ERASABLE)
+    return any(isinstance(entry, list) and entry[:1] == [PACKAGE] for entry in named)
 
 
 def public_name(place: str) -> str:
