@@ -172,7 +172,10 @@ def card_context(
         "bypass": _bypass(subject),
         "pictures": pictures(measured.pictures, _names(subject)),
         "pictures_at": "",
-        "details": Table.of(("concept", "kind", "synonyms", "mapped to", "members"), subject.details)
+        "details": Table.of(
+            ("concept", "kind", "synonyms", "anchor, where the method maps to one", "members"),
+            subject.details,
+        )
         if subject.details
         else "",
         "concepts": listed(subject.concepts) or "The concepts",

@@ -1,4 +1,4 @@
-"""A stock pipeline with a robust text encoder in it, saved by the stock method, opens as what it is: erased."""
+"""A stock pipeline with a robust text encoder, saved by the stock method, opens as what it is: erased."""
 
 from collections.abc import Callable
 from pathlib import Path
