@@ -195,7 +195,7 @@ class _Run:
     @cached_property
     def tuning(self) -> Tuning:
         """Fine-tunes and measures."""
-        return Tuning(self.stage, self.concepts, self.settings.fine_tuning, self.tell, {})
+        return Tuning(self.stage, self.concepts, self.settings.fine_tuning, self.tell, self.store, {})
 
     @cached_property
     def store(self) -> ItemStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from time import monotonic
 
 from diffusers_erasure.attacks.reactivation import (
@@ -24,7 +25,7 @@ from .reactivation_data import TuningSet, data_prompts, draw_tuning_set
 from .reactivation_items import DataKind, Item
 from .reactivation_report import ReactivationRow
 from .reactivation_stage import Seen, Stage, watching
-from .reactivation_store import Measured
+from .reactivation_store import ItemStore, Measured
 
 HARDLY = 0.05
 """Fall of the loss on its own data, as a share, below which fine-tuning learned hardly anything."""
@@ -39,6 +40,7 @@ class Tuning:
         concepts: What was erased.
         config: Settings.
         tell: Told how far it is.
+        store: Finished items; a fine-tuning that is going on is kept beside them.
         sets: Pictures that were learned from, by kind; filled as they are drawn.
     """
 
@@ -46,6 +48,7 @@ class Tuning:
     concepts: ConceptSet
     config: FineTuningConfig
     tell: Tell | None
+    store: ItemStore
     sets: dict[DataKind, TuningSet]
 
     @property
@@ -100,12 +103,19 @@ class Tuning:
             way=way,
             milestones=tuple(milestones),
             report=watch and (lambda step: watch(step, last)),
+            state=self._state(first),
         ):
             item = milestones[tuned.steps]
             seen = self._draw(item, tuned)
             row = self._row(item, tuned, seen, state, monotonic() - started)
             started = monotonic()
             yield Measured(row, seen.images[0])
+
+    def _state(self, item: Item) -> Path:
+        """Where the fine-tuning of an item is kept until it ends."""
+        return self.store.path(f"{item.family}-{item.data}", self.config.model_dump(mode="json")).with_suffix(
+            ".safetensors"
+        )
 
     def _draw(self, item: Item, tuned: FineTuned) -> Seen:
         pipe = stock_pipeline(self.stage.subject.erased, unet=tuned.unet, text_encoder=tuned.text_encoder)

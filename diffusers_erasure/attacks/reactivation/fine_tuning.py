@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import torch
@@ -27,12 +29,15 @@ from diffusers_erasure.errors import ConfigError, MissingDependencyError
 from diffusers_erasure.settings import Settings, setting
 
 from .copies import private_copy
+from .fine_tuning_state import keep_state, take_up
 
 Way = Literal["lora", "full"]
 SCRIPT = "train_text_to_image.py of diffusers"
 LORA_SCRIPT = "train_text_to_image_lora.py of diffusers"
 LORA_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 ADAPTER = "fine_tuned"
+KEPT_EVERY = 300.0
+"""Seconds after which a fine-tuning is kept, whether or not it is at a milestone."""
 
 
 class FineTuningConfig(Settings):
@@ -105,8 +110,11 @@ def fine_tune(
     way: Way,
     milestones: Sequence[int],
     report: Callable[[int], None] | None = None,
+    state: Path | None = None,
 ) -> Iterator[FineTuned]:
     """Fine-tune copies, and show them after so many steps.
+
+    With a file for its state an interrupted fine-tuning goes on from there, to the same weights.
 
     Args:
         components: The erased pipeline's parts; not changed.
@@ -115,6 +123,8 @@ def fine_tune(
         way: LoRA or full.
         milestones: Rising numbers of steps after which the model is shown.
         report: Told the number of the step that is done.
+        state: File that keeps it at each milestone and every few minutes, and goes with the last step; its
+            name has to stand for all of the above but the milestones.
 
     Raises:
         ConfigError: The weights are not float32, in which AdamW's small steps would be lost.
@@ -125,15 +135,25 @@ def fine_tune(
     fixed = student.draw(data, torch.arange(len(data.prompts)), torch.Generator().manual_seed(config.seed))
     rate = config.lora_learning_rate if way == "lora" else config.learning_rate
     optimizer = torch.optim.AdamW(student.trained, lr=rate, weight_decay=config.weight_decay)
-    before = student.loss_on(fixed, config.batch_size)
-    for step in range(1, milestones[-1] + 1):
-        chosen = torch.randint(len(data.prompts), (config.batch_size,), generator=generator)
-        student.learn(optimizer, student.draw(data, chosen, generator), config.max_grad_norm)
-        if report:
-            report(step)
+    place = (student.trained, optimizer, generator)
+    kept = take_up(state, *place, at_most=milestones[0]) if state else None
+    done, before = kept or (0, student.loss_on(fixed, config.batch_size))
+    written = monotonic()
+    for step in range(done, milestones[-1] + 1):
+        if step > done:
+            chosen = torch.randint(len(data.prompts), (config.batch_size,), generator=generator)
+            student.learn(optimizer, student.draw(data, chosen, generator), config.max_grad_norm)
+            if report:
+                report(step)
+            due = step in milestones or monotonic() - written > KEPT_EVERY
+            if state and due and step < milestones[-1]:
+                keep_state(state, *place, steps=step, loss_before=before)
+                written = monotonic()
         if step in milestones:
             after = student.loss_on(fixed, config.batch_size)
             yield FineTuned(step, student.predictor.unet, student.text.encoder, before, after)
+    if state:
+        state.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from diffusers_erasure.attacks.reactivation import (
     centre_mask,
     denoising_loss,
     fine_tune,
+    fine_tuning,
     int8_copy,
     int8_round_trip,
     private_copy,
@@ -157,6 +159,52 @@ def test_fine_tuning_can_be_repeated_and_its_seed_matters(tiny_pipe: Any, data: 
     assert last(1) == last(1) != last(2)
 
 
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_a_fine_tuning_that_is_interrupted_ends_as_if_it_had_not_been(
+    tiny_pipe: Any, data: TuningPictures, way: Way, tmp_path: Path
+) -> None:
+    whole = _weights(list(_tuned(tiny_pipe, data, way, (2, 4, 6)))[-1])
+    state, told = tmp_path / "states" / "it.safetensors", []
+    begun = _tuned(tiny_pipe, data, way, (2, 4, 6), state=state)
+    shown = [next(begun), next(begun)]
+    del begun  # killed after four steps, before anybody kept what was seen there
+    (fourth, last) = _tuned(tiny_pipe, data, way, (4, 6), state=state, report=told.append)
+    assert [fourth.steps, last.steps] == [4, 6]
+    assert told == [5, 6]
+    assert (fourth.loss_before, fourth.loss_after) == (shown[1].loss_before, shown[1].loss_after)
+    assert all(torch.equal(weight, whole[name]) for name, weight in _weights(last).items())
+    assert not state.exists()
+
+
+def test_a_kept_fine_tuning_that_is_of_no_use_is_begun_anew(
+    tiny_pipe: Any, data: TuningPictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, told = tmp_path / "it.safetensors", []
+    next(_tuned(tiny_pipe, data, "full", (3, 4), state=state))
+    list(_tuned(tiny_pipe, data, "full", (1, 4), state=state, report=told.append))
+    assert told == [1, 2, 3, 4]
+    assert not caplog.text
+    state.write_bytes(b"cut off")
+    list(_tuned(tiny_pipe, data, "full", (1,), state=state))
+    assert "it.safetensors cannot be used" in caplog.text
+
+
+def test_a_long_fine_tuning_is_kept_between_its_milestones(
+    tiny_pipe: Any, data: TuningPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tuning, "KEPT_EVERY", 0.0)
+    state, told = tmp_path / "it.safetensors", []
+
+    def stop(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(_tuned(tiny_pipe, data, "full", (9,), state=state, report=stop))
+    list(_tuned(tiny_pipe, data, "full", (5,), state=state, report=told.append))
+    assert told == [4, 5]
+
+
 def test_half_precision_is_refused(tiny_pipe: Any, data: TuningPictures) -> None:
     tiny_pipe.to(torch.float16)
     with pytest.raises(ConfigError, match="the weights are float16; fine-tuning needs float32"):
@@ -179,10 +227,15 @@ def _tuned(
     *,
     config: FineTuningConfig = CONFIG,
     report: Any = None,
+    state: Path | None = None,
 ) -> Any:
     parts = DiffusionComponents.from_pipeline(pipe)
-    found: Any = fine_tune(parts, data, config, way=way, milestones=milestones, report=report)
+    found: Any = fine_tune(parts, data, config, way=way, milestones=milestones, report=report, state=state)
     return _typed(found)
+
+
+def _weights(tuned: FineTuned) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in tuned.unet.named_parameters()}
 
 
 def _typed(found: Any) -> Any:

@@ -222,10 +222,20 @@ def test_a_run_that_is_interrupted_does_nothing_again(run: Run, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         run(names, progress=stop)
     assert not (tmp_path / "reactivation.json").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "items").iterdir()}
+    (state,) = (tmp_path / "items").glob("*.safetensors")
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "items").iterdir() if path != state}
     assert {name.rpartition("-")[0] for name in kept} == {"lora-unrelated-1"}
     told.clear()
-    found = run(names, progress=lambda name, *_: told.append(name))
+    trained: list[int] = []
+
+    def watch(name: str, done: int, _total: int) -> None:
+        told.append(name)
+        if name.endswith("training"):
+            trained.append(done)
+
+    found = run(names, progress=watch)
+    assert trained == [2]
+    assert not state.exists()
     assert "LoRA fine-tuning, 1 steps, unrelated data" not in told
     assert "LoRA fine-tuning, 2 steps, unrelated data" in told
     told.clear()
