@@ -41,7 +41,7 @@ class MappingStatistics:
         shift: D, the sum of w (e^s − e^m) e^mᵀ, `(width, width)` float64.
         gram: The sum of w e^m e^mᵀ, `(width, width)` float64.
         energy: The sum of w |e^s − e^m|², what the residual is measured by.
-        count: The sum of w.
+        count: What a mean divides by: the sum of w, unless the objective says otherwise.
     """
 
     shift: Tensor
@@ -50,13 +50,16 @@ class MappingStatistics:
     count: float
 
     @classmethod
-    def of(cls, source: Tensor, target: Tensor, weight: Tensor | None = None) -> MappingStatistics:
+    def of(
+        cls, source: Tensor, target: Tensor, weight: Tensor | None = None, count: float | None = None
+    ) -> MappingStatistics:
         """Statistics of some states.
 
         Args:
             source: e^m, the states as they are, `(rows, width)`.
             target: e^s, what they are to mean, `(rows, width)`.
             weight: w, how often each counts, `(rows,)`; once unless given.
+            count: What a mean divides by; the sum of w unless given.
         """
         source, target = _double(source), _double(target)
         weight = torch.ones(len(source), dtype=torch.float64) if weight is None else _double(weight)
@@ -66,7 +69,7 @@ class MappingStatistics:
             shift=difference.T @ weighted,
             gram=source.T @ weighted,
             energy=float((weight * difference.square().sum(1)).sum()),
-            count=float(weight.sum()),
+            count=float(weight.sum()) if count is None else count,
         )
 
     @classmethod
@@ -179,7 +182,13 @@ def solve(mapping: MappingStatistics, prior: PriorStatistics, penalties: Penalti
 
 
 def solve_low_rank(
-    source: Tensor, target: Tensor, weight: Tensor, prior: PriorStatistics, penalties: Penalties
+    source: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    prior: PriorStatistics,
+    penalties: Penalties,
+    *,
+    count: float | None = None,
 ) -> RightFactor:
     """The same X from the rows themselves, as `(width, rows)` times `(rows, width)` (Woodbury).
 
@@ -193,9 +202,10 @@ def solve_low_rank(
         weight: w, `(rows,)`.
         prior: What stays.
         penalties: η and λ.
+        count: n, what a mean divides by; the sum of w unless given.
     """
     source, target, weight = _double(source), _double(target), _double(weight)
-    total = _check_count(float(weight.sum())) if penalties.mean else 1.0
+    total = _check_count(float(weight.sum()) if count is None else count) if penalties.mean else 1.0
     moved = (source != target).any(1)
     kept = source[~moved]
     base = _prior(prior, penalties) + kept.T @ (kept * (weight[~moved] / total)[:, None])

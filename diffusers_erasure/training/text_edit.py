@@ -97,20 +97,22 @@ def solve_pairs(
     blocks = state_rows(components, pairs, positions, batch_size=batch_size, progress=progress)
     mapping = MappingStatistics.empty(components.text_width)
     rows = sum(len(pair.positions) for pair in pairs)
-    few: StateRows | None = None
+    kept: list[StateRows] = []
     for block in blocks:
-        few = block if 2 * rows <= components.text_width else None
-        mapping = mapping + MappingStatistics.of(block.source, block.target, block.weight)
+        if 2 * rows <= components.text_width:
+            kept.append(block)
+        mapping = mapping + MappingStatistics.of(block.source, block.target, block.weight, block.count)
     if mapping.energy == 0.0:
         raise ConfigError(
             f"mapping {pairs[0].source.text!r} to {pairs[0].target.text!r} and {len(pairs) - 1} more pairs "
             f"changes nothing: both sides have the same text states at the positions {positions!r}; they "
             f"must differ; choose another anchor"
         )
-    if few is None:
-        factor = solve(mapping, prior, penalties)
+    if kept:
+        few = StateRows.joined(kept)
+        factor = solve_low_rank(few.source, few.target, few.weight, prior, penalties, count=few.count)
     else:
-        factor = solve_low_rank(few.source, few.target, few.weight, prior, penalties)
+        factor = solve(mapping, prior, penalties)
     return TextEdit(factor, mapping, prior, len(pairs), rows)
 
 

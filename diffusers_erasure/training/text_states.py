@@ -43,11 +43,24 @@ class StateRows:
         source: `(rows, width)`.
         target: `(rows, width)`.
         weight: `(rows,)`.
+        count: What a mean over them divides by: their weights for a policy, in which every row is one of the
+            sum; for TRCE's slots the number of pairs, whatever the slots weigh.
     """
 
     source: Tensor
     target: Tensor
     weight: Tensor
+    count: float
+
+    @classmethod
+    def joined(cls, blocks: Sequence[StateRows]) -> StateRows:
+        """Some blocks as one."""
+        return cls(
+            torch.cat([block.source for block in blocks]),
+            torch.cat([block.target for block in blocks]),
+            torch.cat([block.weight for block in blocks]),
+            sum(block.count for block in blocks),
+        )
 
 
 def align_pairs(
@@ -102,13 +115,15 @@ def state_rows(
         prompts, numbers = distinct([prompt for pair in chunk for prompt in (pair.source, pair.target)])
         states = _all_states(components, prompts, padded=needs_padding(policy), batch_size=batch_size)
         source, target = numbers[::2], numbers[1::2]
+        weight = torch.tensor(
+            [pair.weight * weight for pair in chunk for _, _, weight in pair.positions], dtype=torch.float64
+        )
+        slots = isinstance(policy, SlotWeights)
         yield StateRows(
             source=torch.cat([_rows(states[n], pair, 0) for n, pair in zip(source, chunk, strict=True)]),
             target=torch.cat([_rows(states[n], pair, 1) for n, pair in zip(target, chunk, strict=True)]),
-            weight=torch.tensor(
-                [pair.weight * weight for pair in chunk for _, _, weight in pair.positions],
-                dtype=torch.float64,
-            ),
+            weight=weight,
+            count=float(sum(pair.weight for pair in chunk)) if slots else float(weight.sum()),
         )
         progress(start + len(chunk))
 

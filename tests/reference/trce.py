@@ -13,6 +13,7 @@ def mapped_weight(
     mapped: Sequence[tuple[Tensor, Tensor, float]],
     kept: Sequence[Tensor],
     *,
+    pairs: int,
     eta: float,
     ridge: float = 0.0,
 ) -> Tensor:
@@ -22,16 +23,16 @@ def mapped_weight(
         old: W, `(out, width)`.
         mapped: Malicious state, safe state, and weight of each.
         kept: States that stay.
+        pairs: Pairs of prompts that the mapped states are of.
         eta: η.
         ridge: λ, relative to the mean of the diagonal.
     """
     old = old.double()
     width = old.shape[1]
-    total = sum(weight for _, _, weight in mapped)
     left, right = torch.zeros(len(old), width).double(), torch.zeros(width, width).double()
     for malicious, safe, weight in mapped:
-        left += weight / total * torch.outer(old @ safe.double(), malicious.double())
-        right += weight / total * torch.outer(malicious.double(), malicious.double())
+        left += weight / pairs * torch.outer(old @ safe.double(), malicious.double())
+        right += weight / pairs * torch.outer(malicious.double(), malicious.double())
     for state in kept:
         left += eta / len(kept) * torch.outer(old @ state.double(), state.double())
         right += eta / len(kept) * torch.outer(state.double(), state.double())

@@ -79,7 +79,12 @@ def test_all_three_ways_give_the_weights_of_the_papers_formula(
     mapped = [(malicious, safe, 1.0) for malicious, safe in zip(rows.source, rows.target, strict=True)]
     expected = {
         layer.key: mapped_weight(
-            layer.weight, mapped, list(kept), eta=PENALTIES.prior_weight, ridge=PENALTIES.ridge
+            layer.weight,
+            mapped,
+            list(kept),
+            pairs=len(mapped),
+            eta=PENALTIES.prior_weight,
+            ridge=PENALTIES.ridge,
         )
         for layer in layers
     }

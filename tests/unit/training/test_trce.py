@@ -13,6 +13,7 @@ from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.diffusion import DiffusionComponents, text_projections, tokenize
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.evaluation.splits import training_prompts
+from diffusers_erasure.training import text_states
 from diffusers_erasure.training.trce import train_trce
 from diffusers_erasure.training.trce_settings import TRCEConfig
 from tests.reference.trce import mapped_weight, released_weight
@@ -82,9 +83,32 @@ def test_stage_1_is_the_papers_formula_in_every_layer(
     kept = [state for prompt in KEPT for state in states_of(tiny_pipe, prompt)]
     for projection in text_projections(tiny_pipe.unet):
         old = projection.weight.detach().double()
-        expected = mapped_weight(old, mapped, kept, eta=0.3, ridge=1e-3)
+        expected = mapped_weight(old, mapped, kept, pairs=len(PAIRS), eta=0.3, ridge=1e-3)
         error = (old + old @ found - expected).abs().max()
         assert error < 1e-5 * (expected - old).abs().max()
+
+
+def test_pairs_that_are_encoded_in_parts_are_all_mapped(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few enough rows for Woodbury's way, which needs them all at once."""
+    chosen = config(stages="1", retain_set=kept_file)
+    whole = factor_of(train_trce(tiny_pipe, chosen, base=BASE))
+    assert 2 * len(PAIRS) <= len(whole)
+    monkeypatch.setattr(text_states, "_CHUNK", 2)
+    parts = factor_of(train_trce(tiny_pipe, chosen, base=BASE))
+    assert (parts - whole).abs().max() < 1e-6 * whole.abs().max()
+
+
+def test_a_slot_weighs_against_what_is_kept(tiny_pipe: StableDiffusionPipeline, kept_file: str) -> None:
+    malicious, safe = (states_of(tiny_pipe, text).double() for text in (PAIRS[0].source, PAIRS[0].target))
+    end = len(PAIRS[0].source.replace(" ", "")) + 1
+    left = []
+    for weight in (0.1, 1.0, 10.0):
+        chosen = config(stages="1", retain_set=kept_file, eot_weight=weight)
+        found = factor_of(train_trce(tiny_pipe, chosen, base=BASE))
+        left.append(float((malicious[end] + found @ malicious[end] - safe[end]).norm()))
+    assert left[0] > 1.5 * left[1] > 2 * left[2]
 
 
 def test_without_a_prior_the_safe_states_are_hit(tiny_pipe: StableDiffusionPipeline, kept_file: str) -> None:
