@@ -74,6 +74,13 @@ class SamplingPath:
             return told_timesteps(torch.tensor(step_indices), self.steps, self.train_timesteps, generator)
         return torch.tensor([self.grid[index] for index in step_indices])
 
+    def told(self, step_indices: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """The same with a generator for each row, so that a batch is drawn as its rows are one by one."""
+        if not generators:
+            return self.timesteps(step_indices)
+        pairs = zip(step_indices, generators, strict=True)
+        return torch.cat([self.timesteps([index], generator) for index, generator in pairs])
+
 
 @torch.no_grad()
 def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three settings
@@ -86,7 +93,7 @@ def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three
     steps: int = 50,
     guidance_scale: float = 3.0,
     alignment: Alignment = "aligned",
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] = (),
 ) -> tuple[Tensor, Tensor]:
     """Sample every row until its step index; all rows run as one batch, which shrinks as they arrive.
 
@@ -99,7 +106,8 @@ def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three
         steps: Sampling steps of a whole run.
         guidance_scale: Classifier-free guidance while sampling (3 in ESD and AdvUnlearn).
         alignment: Which latent and timestep belong to an index.
-        generator: CPU generator for the timesteps that "compvis" draws.
+        generators: CPU generators for the timesteps that "compvis" draws, one for each row; none draws them
+            from the global one.
 
     Returns:
         Latents `(batch, channels, height, width)`, float32, and the timesteps `(batch,)` to ask the UNet at.
@@ -128,7 +136,7 @@ def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three
             guidance_scale,
         ).to(latents.device)
         latents[rows] = ddim_step(now, predicted, timestep, previous, predictor.alphas_cumprod)
-    return latents, path.timesteps(indices, generator).to(latents.device)
+    return latents, path.told(indices, generators).to(latents.device)
 
 
 def _all_rows(states: Tensor, batch: int) -> Tensor:

@@ -181,7 +181,7 @@ class AEGISTask:
                 steps=steps,
                 guidance_scale=settings.guidance_scale,
                 alignment=settings.alignment,
-                generator=generators[0],
+                generators=generators,
             )
 
     def _target_states(self, number: int) -> Tensor:

@@ -49,7 +49,7 @@ def train_to_artifact(
         base: How the artifact names the base model.
         progress: Called as the run goes on.
         settings: What the manifest records of them; `config.records()` unless given.
-        already: What of the same component was changed before training; stored with what training changes.
+        already: What of the same component was changed before training; what training changes comes on top.
 
     Raises:
         ConfigError: Nothing changed.
@@ -60,7 +60,7 @@ def train_to_artifact(
     outcome = run_training(task, config, [ReportProgress(progress), *grids])
     progress(Progress("artifact", 0, 1))
     trained = task.student.edit(config.artifact_dtype)
-    edit = trained if already is None else DeltaEdit({**already.deltas, **trained.deltas})
+    edit = trained if already is None else _added(already, trained)
     artifact = build_artifact(
         pipe,
         {task.student.component: edit},
@@ -75,3 +75,12 @@ def train_to_artifact(
     )
     progress(Progress("artifact", 1, 1))
     return artifact
+
+
+def _added(before: DeltaEdit, after: DeltaEdit) -> DeltaEdit:
+    """One edit for two, of which the second was made on weights that had the first."""
+    deltas = {**before.deltas, **after.deltas}
+    for name in before.deltas.keys() & after.deltas.keys():
+        both = before.deltas[name].double() + after.deltas[name].double()
+        deltas[name] = both.to(after.deltas[name].dtype)
+    return DeltaEdit(deltas)

@@ -107,12 +107,7 @@ class TeacherLatents:
             return joined(rows)
         path, source = self.bank.source.path, self.bank.source
         positions = draws.integers(path.steps)
-        told = torch.cat(
-            [
-                path.timesteps([position], generator)
-                for position, generator in zip(positions, draws.samples, strict=True)
-            ]
-        )
+        told = path.told(positions, draws.samples)
         chosen = torch.tensor(list(prompts))
         noise = draws.normal(*latent_shape(source.predictor.unet))
         pairs = source.sample(

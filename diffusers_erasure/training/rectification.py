@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, Self
 
 import torch
@@ -129,6 +130,10 @@ class Rectifier:
         """Rectify every tensor: all inner products, which leave the device at once, then corrections."""
         blocks = self._blocks(gradients.names)
         products = self.products(gradients)
+        if not all(isfinite(number) for row in products.values() for number in row):
+            # An overflow of half precision, whose step is skipped: nothing of it may be remembered.
+            self.done += 1
+            return Rectified(cosine=0.0, omega=self._mean_omega(blocks), conflicts=0.0, pull=0.0)
         cosines, conflicts = [], []
         for block, names in blocks.items():
             inner, along, across, before = (sum(products[name][kind] for name in names) for kind in range(4))
@@ -144,10 +149,13 @@ class Rectifier:
         many = max(len(blocks), 1)
         return Rectified(
             cosine=sum(cosines) / many,
-            omega=sum(self.omegas.values()) / many,
+            omega=self._mean_omega(blocks),
             conflicts=sum(conflicts) / many,
             pull=sum(row[1] for row in products.values()) ** 0.5,
         )
+
+    def _mean_omega(self, blocks: Mapping[str, Sequence[str]]) -> float:
+        return sum(self.omegas.values()) / max(len(blocks), 1)
 
     def products(self, gradients: Gradients) -> dict[str, list[float]]:
         """<g_e, g_r>, |g_r|², |g_e|² and <g_e, p_before> of each tensor; the last is 0 without p_before."""

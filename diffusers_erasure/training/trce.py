@@ -36,7 +36,8 @@ model of this package. `reference`: what the authors' code does otherwise (githu
     word_positions     [EoT] is looked for by counting words: missed where a word is several tokens
     released_prior     η is squared, divided by 30,000 and put before a plain sum over the retained states
     summed_gradients   gradients of stage 2 are never cleared
-    shifted_latents    latents are one step cleaner than the timestep that the UNet is told
+    shifted_latents    latents are one step cleaner than the timestep that the UNet is told (theirs begin one
+                       step after ours, so that pure noise, told the last timestep, is among ours alone)
 
 That paper and code find synonyms with a language model; here they are a table's, and `expander` takes a
 function that asks one. SDXL's second text encoder has a pooled output that bypasses cross-attention: stage 1
@@ -45,6 +46,7 @@ does not reach it.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -69,6 +71,8 @@ from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
 from .trce_mapping import map_prompts, mapping_digest, retained_prompts, trce_pairs
 from .trce_settings import TRCEConfig
 from .trce_task import SteeringTask
+
+logger = logging.getLogger(__name__)
 
 
 @erasure_method(name="trce", config=TRCEConfig)
@@ -119,6 +123,7 @@ class _Run:
 
     def artifact(self) -> Artifact:
         """The stages that are asked for, one after the other."""
+        _tell_of_lost_context(self.config)
         if self.config.stages == "1":
             return self._mapped(self._map())
         with begun(self.config):
@@ -202,3 +207,15 @@ class _Run:
         if own is not None:
             records[RETAINED_PROMPTS] = own
         return records
+
+
+def _tell_of_lost_context(config: TRCEConfig) -> None:
+    """Warn where nobody says what stands in a concept's place: its safe prompts are then empty ones."""
+    without = [leaf.name for leaf in config.concepts.leaves if not leaf.anchor and not config.anchor]
+    if without:
+        logger.warning(
+            "%s has no anchor: the safe counterpart of its prompts is the empty prompt, without their "
+            "context; say what is to be drawn in its place, such as anchor person, or anchor '' if this is "
+            "meant",
+            ", ".join(without),
+        )

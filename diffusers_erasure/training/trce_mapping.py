@@ -146,10 +146,12 @@ def _counted(progress: ProgressCallback, total: int) -> Callable[[int], None]:
 
 def _check_padding(components: DiffusionComponents, config: TRCEConfig) -> None:
     """States of padding are [EoT]s only where prompts are padded with the end token."""
-    tokenizer = components.tokenizer
-    if config.slots.reads_last and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        raise ConfigError(
-            f"padding_weight {config.padding_weight:g} and keyword_weight {config.keyword_weight:g} (to the "
-            f"last end token) need prompts that are padded with end tokens; this model pads with "
-            f"{tokenizer.pad_token!r}; set padding_weight 0, and keyword_target anchor"
-        )
+    if not config.slots.reads_last:
+        return
+    for tokenizer, _ in components.text_encoders:
+        if tokenizer.pad_token_id != tokenizer.eos_token_id:
+            raise ConfigError(
+                f"padding_weight {config.padding_weight:g} and keyword_weight {config.keyword_weight:g} (to "
+                f"the last end token) need prompts that are padded with end tokens; a text encoder of this "
+                f"model pads with {tokenizer.pad_token!r}; set padding_weight 0, and keyword_target anchor"
+            )

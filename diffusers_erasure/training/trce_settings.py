@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
+from diffusers_erasure.diffusion.parameters import component_of
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
@@ -201,6 +202,11 @@ class TRCEConfig(GradientTrainingConfig):
             raise ConfigError(
                 f"early_steps is {self.early_steps}, but a run has num_inference_steps "
                 f"{self.num_inference_steps}; expected at most as many; lower early_steps"
+            )
+        if "2" in self.stages and component_of(self.train_method) != "unet":
+            raise ConfigError(
+                f"train_method {self.train_method} is a group of the text encoder; stage 2 steers the UNet: "
+                "expected a group of its weights, such as visual; give one, or take stages 1"
             )
         if "summed_gradients" in self.deviations and self.gradient_accumulation_steps > 1:
             raise ConfigError(

@@ -155,7 +155,11 @@ class SteeringTask:
         if not self._shifted:
             return rows
         extra = torch.cat([torch.randint(self._stride, (many,), generator=one) for one in draws.samples])
-        return replace(rows, timesteps=self._later(rows.timesteps, extra.to(rows.timesteps.device)))
+        later = self._later(rows.timesteps, extra.to(rows.timesteps.device))
+        with torch.no_grad():  # what the bank holds was said at the latents' own timestep
+            empty = self.empty.expand(len(later), -1, -1)
+            said = self.stay.bank.source.predictor(rows.latents, later, empty)
+        return replace(rows, timesteps=later, target_conditional=said)
 
     def _predict(
         self, found: BankDraw, chosen: Sequence[int], kept: BankDraw

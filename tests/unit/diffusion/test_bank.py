@@ -83,7 +83,7 @@ def test_every_latent_of_a_trajectory_is_that_of_partial_sampling(
         step_index=range(STEPS),
         steps=STEPS,
         alignment=alignment,
-        generator=generator(1),
+        generators=[generator(1)] * STEPS,
     )
     share = 1000 // STEPS
     order = (draw.timesteps // share).argsort()

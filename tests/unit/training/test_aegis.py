@@ -112,6 +112,16 @@ def test_a_step_is_the_papers(tiny_pipe: StableDiffusionPipeline) -> None:
     assert bool(((steps == 0) | ((steps - 0.05).abs() < 1e-6)).all())
 
 
+def test_a_batch_is_its_rows_one_by_one(tiny_pipe: StableDiffusionPipeline) -> None:
+    """Also where the timesteps that the UNet is told are drawn."""
+    task = task_of(tiny_pipe, alignment="compvis")
+    draws = [torch.Generator().manual_seed(seed) for seed in (1, 2, 1, 2)]
+    z, t = task._sample(task.concepts, draws[:2])
+    rows = [task._sample(task.concepts, [generator]) for generator in draws[2:]]
+    assert t.tolist() == [int(told) for _, told in rows]
+    torch.testing.assert_close(z, torch.cat([latents for latents, _ in rows]), atol=1e-4, rtol=1e-3)
+
+
 def test_the_erasure_target_goes_to_the_centre_over_many_steps(tiny_pipe: StableDiffusionPipeline) -> None:
     task = task_of(tiny_pipe, attack_steps=1, attack_learning_rate=0.02)
     told = []

@@ -132,6 +132,23 @@ def test_earlier_projections_may_count_and_the_pull_may_stay() -> None:
     torch.testing.assert_close(third, erase["w"] + 0.1 * agreement["w"])
 
 
+@pytest.mark.parametrize(("memory", "ema"), [("sign", 0.0), ("full", 0.0), ("sign", 0.5)])
+def test_an_overflow_is_not_remembered(memory: str, ema: float) -> None:
+    """Half precision's gradients overflow now and then; the optimizer leaves such a step out."""
+    given = Rectification("paper", memory=memory, ema=ema)  # type: ignore[arg-type]
+    plain, struck = Rectifier(given), Rectifier(given)
+    for step in range(6):
+        erase, pull = tensors(step), tensors(100 + step)
+        expected, _ = rectify(plain, erase, pull)
+        if step == 2:
+            broken = {**erase, "w1": torch.full_like(erase["w1"], float("inf"))}
+            left, told = rectify(struck, broken, pull)
+            assert all(torch.equal(left[name], broken[name]) for name in left)
+            assert told.cosine == 0.0
+        found, _ = rectify(struck, erase, pull)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("memory", ["sign", "full"])
 def test_a_run_goes_on_from_its_state(memory: str) -> None:
     chosen = Rectification(memory=memory, ema=0.3)  # type: ignore[arg-type]

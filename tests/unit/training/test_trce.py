@@ -253,6 +253,29 @@ def test_sdxl_is_mapped_through_both_encoders_and_not_steered(
         train_trce(tiny_xl, config(stages="1+2", retain_set=kept_file), base=BASE)
 
 
+@pytest.mark.parametrize("weights", [{"padding_weight": 1.0}, {"keyword_weight": 1.0}])
+def test_padding_of_either_encoder_that_is_no_end_token_is_refused(
+    tiny_xl: StableDiffusionXLPipeline, kept_file: str, weights: dict[str, float]
+) -> None:
+    """SDXL's second encoder pads with "!"."""
+    assert tiny_xl.tokenizer.pad_token == tiny_xl.tokenizer.eos_token
+    with pytest.raises(ConfigError, match="a text encoder of this model pads with '!'"):
+        train_trce(tiny_xl, config(stages="1", retain_set=kept_file, **weights), base=BASE)
+
+
+@pytest.mark.parametrize(("anchor", "warned"), [([], True), (["cat"], False), ([""], False)])
+def test_a_concept_without_an_anchor_loses_its_context_and_that_is_told(
+    tiny_pipe: StableDiffusionPipeline,
+    kept_file: str,
+    anchor: list[str],
+    warned: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = {"concept": ["bed"], "anchor": anchor, "stages": "1", "retain_set": kept_file}
+    train_trce(tiny_pipe, config(**values), base=BASE)
+    assert ("bed has no anchor" in caplog.text) is warned
+
+
 def test_words_of_several_tokens_are_found_whole(tiny_pipe: StableDiffusionPipeline) -> None:
     components = DiffusionComponents.from_pipeline(tiny_pipe)
     found = tokenize(components.tokenizer, "by van gogh!", word="van gogh", max_tokens=24)

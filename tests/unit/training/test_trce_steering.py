@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.tensors import component_tensors
 from diffusers_erasure.diffusion import DiffusionComponents, TextPath, text_projections
-from diffusers_erasure.errors import TrainingError
+from diffusers_erasure.errors import ConfigError, TrainingError
 from diffusers_erasure.prompts import PromptPair
 from diffusers_erasure.training import Progress
 from diffusers_erasure.training.draws import StepDraws
@@ -170,6 +170,37 @@ def test_shifted_latents_are_told_a_later_step(tiny_pipe: StableDiffusionPipelin
     assert told[:2].tolist() == [min(int(own) + 250, 999)] * 2
     for before, after in zip(stays.tolist(), told[2:].tolist(), strict=True):
         assert min(before + 250, 999) <= after <= min(before + 499, 999)
+
+
+def test_what_stays_is_compared_at_the_timestep_that_is_told(tiny_pipe: StableDiffusionPipeline) -> None:
+    """A student that is still stage 1 has nothing to change."""
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    for deviations in ([], ["shifted_latents"]):
+        student = Student.of(components, "visual")
+        task = SteeringTask(components, components, student, PAIRS, config(deviations=deviations))
+        losses = task.losses(StepDraws.at(0, 0, batch=1))
+        assert float(losses["stay"].detach()) < 1e-9
+
+
+@pytest.mark.parametrize("group", ["xattn", "full"])
+def test_steering_keys_and_values_comes_on_top_of_stage_1(
+    tiny_pipe: StableDiffusionPipeline, kept_file: str, group: str
+) -> None:
+    chosen = {"stages": "1+2", "train_method": group, "learning_rate": 1e-6, "max_train_steps": 2}
+    both = train_trce(tiny_pipe, config(retain_set=kept_file, **chosen), base=BASE).edits["unet"]
+    alone = train_trce(
+        tiny_pipe, config(stages="1", retain_set=kept_file, edit_form="cross_attention"), base=BASE
+    ).edits["unet"]
+    assert isinstance(both, DeltaEdit)
+    assert isinstance(alone, DeltaEdit)
+    for name, delta in alone.deltas.items():
+        assert (both.deltas[name] - delta).abs().max() < 1e-4
+        assert delta.abs().max() > 1e-2
+
+
+def test_a_group_of_the_text_encoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="stage 2 steers the UNet"):
+        config(stages="1+2", train_method="text_encoder_full")
 
 
 @pytest.mark.parametrize("stages", ["2", "1+2"])
