@@ -298,7 +298,8 @@ def _loss(
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     noisy = add_noise(clean, noise, timesteps, alphas)
     states = target.text.states(*stack_embeddings(target.text, chosen, [vectors] * count))
-    return F.mse_loss(target.predictor(noisy, timesteps, states), noise)
+    wanted = target.predictor.wanted(clean, noise, timesteps)
+    return F.mse_loss(target.predictor(noisy, timesteps, states), wanted)
 
 
 @torch.no_grad()

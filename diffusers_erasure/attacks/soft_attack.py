@@ -19,7 +19,6 @@ from torch import Tensor
 from diffusers_erasure.diffusion.components import latent_shape
 from diffusers_erasure.diffusion.noise import guide
 from diffusers_erasure.diffusion.sampling import SamplingPath
-from diffusers_erasure.diffusion.schedule import ddim_step
 from diffusers_erasure.diffusion.soft_prompt import Placement
 from diffusers_erasure.settings import setting
 
@@ -136,7 +135,7 @@ def teach(
         predicted.append(conditional)
         times.append(timestep)
         step = guide(conditional, unconditional, guidance_scale)
-        latents = ddim_step(latents, step, timestep, previous, predictor.alphas_cumprod)
+        latents = predictor.moved(latents, step, timestep, previous)
     return Teaching(torch.stack(kept), torch.stack(predicted), torch.tensor(times, device=latents.device))
 
 

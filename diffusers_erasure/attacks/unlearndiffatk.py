@@ -271,7 +271,8 @@ class _Search:
         states = prompts.states(target.text, free)
         noisy = add_noise(latents, noise, times, target.predictor.alphas_cumprod)
         predicted = target.predictor(noisy, times, states)
-        losses = (predicted - noise).square().flatten(1).mean(dim=1)
+        wanted = target.predictor.wanted(latents, noise, times)
+        losses = (predicted - wanted).square().flatten(1).mean(dim=1)
         return losses.detach(), gradient_to(free, losses, target.predictor.dtype)
 
     def _note(self, losses: Tensor, gradient: Tensor) -> None:

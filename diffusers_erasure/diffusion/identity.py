@@ -50,6 +50,8 @@ def origins(
     """
     predictor, sampler = source.predictor, source.sampler
     schedule = f"{_tensor_digest(predictor.alphas_cumprod)} {predictor.prediction_type}"
+    if predictor.prediction_type != "epsilon":
+        schedule += ", as predicted"  # older banks hold the noise that follows from it
     other = {} if sampler is None else {"sampler": weights_digest(sampler.unet)}
     return {
         "unet": weights_digest(components.unet),

@@ -1,12 +1,15 @@
-"""What a UNet says about the noise, whatever it was trained to predict.
+"""What a UNet says about the noise, in the terms that it was trained in.
 
 Diffusion models noise a latent `z_0` as
 
     z_t = a_t z_0 + s_t e        with a_t = sqrt(alphas_cumprod[t]), s_t = sqrt(1 - alphas_cumprod[t])
 
 Stable Diffusion 1.x predicts the noise `e`; some 2.x models predict `v = a_t e - s_t z_0` (Salimans and Ho,
-arXiv:2202.00512, appendix D), from which `e = a_t v + s_t z_t`. The papers of this field are written for `e`,
-so everything here speaks of noise, and a method works with both kinds of model.
+arXiv:2202.00512, appendix D), from which `e = a_t v + s_t z_t`. The papers of this field are written for `e`.
+Guidance and the targets of erasure are sums of predictions whose weights add up to one, so they are the same
+sums for `v`; losses are differences of predictions. Both are taken of what the model itself says, as
+diffusers' own training scripts do. Turned into noise first, a v model's loss would weigh `a_t²`: 0.006 at
+t = 981, where it is decided what a picture is of. Only a step of sampling needs the noise (`moved`).
 
 Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) takes `e_0 + scale (e_c - e_0)`, with `e_0` for
 the unconditional prompt and `e_c` for the prompt; both halves go through the UNet as one batch.
@@ -26,7 +29,7 @@ from torch import Tensor
 from diffusers_erasure.errors import ConfigError
 
 from .components import DiffusionComponents
-from .schedule import training_scheduler
+from .schedule import ddim_step, training_scheduler
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -116,7 +119,7 @@ class _GradientScale:
 
 @dataclass(frozen=True)
 class NoisePredictor:
-    """A UNet as a function from noisy latents, timesteps and text states to noise.
+    """A UNet as a function from noisy latents, timesteps and text states to noise, or to v if it says that.
 
     Weights are neither frozen nor cast here: whoever optimises something else should keep gradients off them
     (`frozen`), which halves the cost of a backward pass.
@@ -163,7 +166,7 @@ class NoisePredictor:
         self.counter.forward = 0
 
     def __call__(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """Predicted noise `(batch, channels, height, width)`, float32, differentiable in every input.
+        """The UNet's prediction `(batch, channels, height, width)`, float32, differentiable in every input.
 
         Args:
             latents: `(batch, channels, height, width)`.
@@ -182,14 +185,31 @@ class NoisePredictor:
             times,
             encoder_hidden_states=scale.leave(_rows(states, batch).to(device)).to(dtype),
         ).sample
-        return noise_from_output(
-            scale.enter(output.float()), inputs.float(), times, self.alphas_cumprod, self.prediction_type
-        )
+        return scale.enter(output.float())
+
+    def wanted(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet should say of noise that was added: the noise, or `v = a_t e - s_t z_0`.
+
+        Args:
+            latents: Clean latents `z_0`, `(batch, channels, height, width)`.
+            noise: `e`, of the same shape.
+            timesteps: `(batch,)`.
+        """
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, spread = _levels(timesteps, self.alphas_cumprod, latents)
+        return signal * noise - spread * latents
+
+    def moved(self, latents: Tensor, predicted: Tensor, timestep: int, previous: int) -> Tensor:
+        """Latents after one DDIM step along a prediction of this UNet, guided or not; see `ddim_step`."""
+        told = torch.full((len(latents),), timestep, device=latents.device)
+        noise = noise_from_output(predicted, latents, told, self.alphas_cumprod, self.prediction_type)
+        return ddim_step(latents, noise, timestep, previous, self.alphas_cumprod)
 
     def both(
         self, latents: Tensor, timesteps: Tensor, states: Tensor, unconditional: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Noise for the prompts and for the unconditional prompt, `(e_c, e_0)`, as one batch.
+        """Predictions for the prompts and for the unconditional prompt, `(e_c, e_0)`, as one batch.
 
         Args:
             latents: `(batch, channels, height, width)`.
@@ -207,8 +227,8 @@ class NoisePredictor:
                 f"{tuple(conditional.shape)}; both must have the same tokens and width to be one batch; pad "
                 f"both prompts to the model's length"
             )
-        noise = self(torch.cat([latents] * 2), torch.cat([times] * 2), torch.cat([conditional, other]))
-        with_prompt, without = noise.chunk(2)
+        said = self(torch.cat([latents] * 2), torch.cat([times] * 2), torch.cat([conditional, other]))
+        with_prompt, without = said.chunk(2)
         return with_prompt, without
 
     def guided(

@@ -26,7 +26,7 @@ from torch import Tensor
 from diffusers_erasure.errors import ConfigError
 
 from .noise import NoisePredictor
-from .schedule import ddim_grid, ddim_step, told_timesteps
+from .schedule import ddim_grid, told_timesteps
 
 Alignment = Literal["aligned", "compvis"]
 
@@ -135,7 +135,7 @@ def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three
             without[rows.to(without.device)],
             guidance_scale,
         ).to(latents.device)
-        latents[rows] = ddim_step(now, predicted, timestep, previous, predictor.alphas_cumprod)
+        latents[rows] = predictor.moved(now, predicted, timestep, previous)
     return latents, path.told(indices, generators).to(latents.device)
 
 

@@ -19,7 +19,6 @@ from diffusers_erasure.errors import ConfigError, TrainingError
 from .components import evaluating
 from .noise import NoisePredictor, guide
 from .sampling import SamplingPath
-from .schedule import ddim_step
 
 
 @dataclass(frozen=True)
@@ -174,9 +173,8 @@ class TrajectorySource:
             moving = last[rows] > move
             if not moving.any():
                 return
-            noise = (conditional if without is None else guide(conditional, without, self.guidance_scale))[
-                moving
-            ]
+            said = conditional if without is None else guide(conditional, without, self.guidance_scale)
+            said = said[moving]
             rows = rows[moving]
         else:
             for slot in range(run.needed.shape[1]):
@@ -188,10 +186,8 @@ class TrajectorySource:
             if not len(rows):
                 return
             conditional, without = self._predict(sampler, run, rows, self.path.moves[move][0])
-            noise = conditional if without is None else guide(conditional, without, self.guidance_scale)
-        run.latents[rows] = ddim_step(
-            run.latents[rows], noise, *self.path.moves[move], sampler.alphas_cumprod
-        )
+            said = conditional if without is None else guide(conditional, without, self.guidance_scale)
+        run.latents[rows] = sampler.moved(run.latents[rows], said, *self.path.moves[move])
 
     def _predict(
         self, model: NoisePredictor, run: _Run, rows: Tensor, timestep: int | Tensor, *, target: bool = False

@@ -4,9 +4,10 @@ The plain denoising loss on pictures with their prompts, nothing about the conce
 
     L = E ‖ ε − ε_θ(a_t z_0 + s_t ε, t, c) ‖²        t uniform, ε normal
 
-Benign fine-tuning was found to bring erased concepts back (arXiv 2410.08074; few pictures are enough, arXiv
-2505.16174). Weights are those of the whole UNet, of UNet and text encoder, or a LoRA (arXiv 2106.09685) on
-the UNet's attention, with AdamW and the defaults of diffusers' own scripts.
+A model that predicts v learns v. Benign fine-tuning was found to bring erased concepts back (arXiv
+2410.08074; few pictures are enough, arXiv 2505.16174). Weights are those of the whole UNet, of UNet and text
+encoder, or a LoRA (arXiv 2106.09685) on the UNet's attention, with AdamW and the defaults of diffusers' own
+scripts.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class FineTuned:
 def denoising_loss(
     predictor: NoisePredictor, latents: Tensor, states: Tensor, timesteps: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mean squared error of the predicted noise, a scalar.
+    """Mean squared error of the predicted noise, or v, a scalar.
 
     Args:
         predictor: The UNet.
@@ -99,7 +100,8 @@ def denoising_loss(
         noise: Of the shape of the latents.
     """
     noisy = add_noise(latents, noise, timesteps, predictor.alphas_cumprod)
-    return F.mse_loss(predictor(noisy, timesteps, states), noise)
+    wanted = predictor.wanted(latents, noise, timesteps)
+    return F.mse_loss(predictor(noisy, timesteps, states), wanted)
 
 
 def fine_tune(

@@ -167,23 +167,38 @@ def test_guidance_batches_both_halves_and_equals_two_evaluations(
     assert predictor.evaluations == 0
 
 
-def test_a_velocity_model_is_guided_in_noise(
+def test_a_velocity_model_speaks_for_itself_and_moves_along_the_noise(
     components: DiffusionComponents, inputs: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> None:
-    latents, times, states, empty = inputs
-    scheduler = DDIMScheduler(**BETAS, prediction_type="v_prediction")
+    latents, _, states, empty = inputs
+    scheduler = training_scheduler(DDIMScheduler(**BETAS, prediction_type="v_prediction"))
+    scheduler.set_timesteps(50)
     predictor = NoisePredictor.of(replace(components, scheduler=scheduler))
     levels = reference.alphas_cumprod(0.00085, 0.012, 1000)
     predict = reference.one_at_a_time(components.unet)
     with torch.no_grad():
-        found, without = predictor.both(latents, times, states, empty)
+        found, without = predictor.both(latents, torch.tensor(500), states, empty)
+        moved = predictor.moved(latents, found, 500, 480)
     for row in range(3):
-        time = int(times[row])
         for got, text in ((found, states[row]), (without, empty[0])):
-            literal = reference.noise_of_velocity(
-                predict(latents[row], time, text), latents[row], levels[time]
-            )
-            torch.testing.assert_close(got[row], literal, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got[row], predict(latents[row], 500, text), rtol=1e-4, atol=1e-5)
+        noise = reference.noise_of_velocity(found[row], latents[row], levels[500])
+        literal = reference.step(latents[row], noise, levels[500], levels[480])
+        torch.testing.assert_close(moved[row], literal, rtol=1e-4, atol=1e-5)
+    theirs = scheduler.step(found, 500, latents).prev_sample
+    torch.testing.assert_close(moved, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_what_a_model_should_say_is_what_diffusers_trains_it_to(
+    components: DiffusionComponents, kind: str
+) -> None:
+    scheduler = DDIMScheduler(**BETAS, prediction_type=kind)
+    predictor = NoisePredictor.of(replace(components, scheduler=scheduler))
+    clean, noise = torch.randn((2, 3, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    times = torch.tensor([1, 500, 981])
+    expected = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, times)
+    torch.testing.assert_close(predictor.wanted(clean, noise, times), expected, rtol=0, atol=1e-6)
 
 
 def test_half_precision_weights_give_float32_noise_and_gradients(

@@ -14,7 +14,6 @@ from diffusers_erasure.diffusion import (
     NoisePredictor,
     SamplingPath,
     TextPath,
-    ddim_step,
     partial_sample,
 )
 from diffusers_erasure.diffusion.schedule import told_timesteps
@@ -69,7 +68,7 @@ def test_compvis_equals_the_authors_loop(
         step_index=index,
         steps=STEPS,
         alignment="compvis",
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
     predict = reference.one_at_a_time(components.unet)
     expected = reference.compvis_sample(
@@ -147,22 +146,24 @@ def test_indices_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_sampling_to_the_end_is_what_the_pipeline_does(
     tiny_pipe: StableDiffusionPipeline,
-    components: DiffusionComponents,
     texts: tuple[Tensor, Tensor],
     noise: Tensor,
     guidance_scale: float,
+    kind: str,
 ) -> None:
     """The cleanest index and the one step that remains, against the stock pipeline's own latents."""
-    predictor = NoisePredictor.of(components)
+    tiny_pipe.scheduler.register_to_config(prediction_type=kind)
+    predictor = NoisePredictor.of(DiffusionComponents.from_pipeline(tiny_pipe))
     states, empty = texts
     latents, times = partial_sample(
         predictor, states, empty, noise=noise, step_index=0, steps=STEPS, guidance_scale=guidance_scale
     )
     with torch.no_grad():
         last = predictor.guided(latents, times, states, empty, guidance_scale)
-    found = ddim_step(latents, last, int(times[0]), -1, predictor.alphas_cumprod)
+    found = predictor.moved(latents, last, int(times[0]), -1)
     expected = tiny_pipe(
         ["dog", "a cat", "ink"],
         latents=noise.clone(),
