@@ -14,7 +14,7 @@ from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
-from .retain_settings import RetainSetConfig
+from .retain_settings import RETAIN_SET, RetainSetConfig
 from .settings import Preset
 from .student import StoredType
 
@@ -125,6 +125,23 @@ class AdvUnlearnConfig(RetainSetConfig):
     def cycle(self) -> int:
         """Optimizer steps of an iteration: one, and in mode iter those of the retain set."""
         return 1 + (self.retain_steps if self.retain_mode == "iter" else 0)
+
+    @property
+    def idle(self) -> Mapping[str, tuple[str, ...]]:
+        """See `GradientTrainingConfig`."""
+        search = ("learning_rate", "rule", "tokens", "placement", "init", "batch_size", "every")
+        found: dict[str, tuple[str, ...]] = {}
+        if self.retain_mode != "iter":
+            found[f"retain_mode {self.retain_mode}"] = ("retain_steps",)
+        if self.retain_mode == "iter":
+            found["retain_mode iter takes steps of its own"] = ("retain_weight",)
+        if self.retain_mode == "none":
+            found["retain_mode none"] = ("retain_weight", "retain_steps", *RETAIN_SET)
+        if not self.attack_steps:
+            found["attack_steps 0"] = (*(f"attack_{name}" for name in search), "adversary_warmup_steps")
+        if component_of(self.train_method) == "unet":
+            found[f"train_method {self.train_method}"] = ("train_part",)
+        return found
 
     @model_validator(mode="after")
     def _fits(self) -> AdvUnlearnConfig:

@@ -14,7 +14,7 @@ from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
 from .rectification import Memory, OmegaRule, Rectification, Scope
-from .retain_settings import RetainSetConfig
+from .retain_settings import RETAIN_SET, RetainSetConfig
 from .settings import Preset
 from .student import StoredType
 
@@ -126,16 +126,34 @@ class AEGISConfig(RetainSetConfig):
         return super().depends_on_steps or (self.retain_mode == "projection" and self.omega_rule == "linear")
 
     @property
-    def _idle_setting(self) -> str:
-        """A setting that would change nothing; "" if there is none."""
-        fields = type(self).model_fields
-        moved = [name for name in ("omega_step", "omega_max") if getattr(self, name) != fields[name].default]
+    def idle(self) -> Mapping[str, tuple[str, ...]]:
+        """See `GradientTrainingConfig`."""
+        search = ("placement", "steps", "every", "learning_rate", "init", "ball")
+        strength = ("omega", "omega_step", "omega_max")
+        unused = {"released": strength[1:], "fixed": strength[1:], "linear": strength[:2], "paper": ()}
+        found: dict[str, tuple[str, ...]] = {f"omega_rule {self.omega_rule}": unused[self.omega_rule]}
+        if self.retain_mode != "projection":
+            projection = ("omega_rule", "memory", "projection_scope", "projection_ema", "rectify")
+            found[f"retain_mode {self.retain_mode}"] = (*strength, *projection)
+        if self.retain_mode == "none":
+            found["without retention"] = ("retain_weight",)
+        if not self.retains_prompts:
+            found["retain_from weights"] = RETAIN_SET
+        if self.erasure_target == "concept":
+            found["erasure_target concept"] = ("target_tokens",)
+        if not self.adversarial:
+            found["without an adversarial prompt"] = ("attack_tokens",)
+            if self.erasure_target == "concept":
+                found["without anything to search for"] = tuple(f"attack_{name}" for name in search)
+        return found
+
+    @property
+    def _nothing_held(self) -> str:
+        """Why nothing is retained although it was asked for; "" if something is."""
         if self.retain_mode == "penalty" and not self.retain_weight:
             return "retain_mode penalty with retain_weight 0 retains nothing"
         if self.retain_mode == "projection" and self.omega_rule == "fixed" and not self.omega:
             return "omega_rule fixed with omega 0 rectifies nothing"
-        if self.omega_rule == "released" and moved:
-            return f"omega_rule released has constants of its own, so {' and '.join(moved)} changes nothing"
         return ""
 
     @property
@@ -176,9 +194,10 @@ class AEGISConfig(RetainSetConfig):
                 "retain_from prompts with retain_mode none cannot be done: a retain set would be read and "
                 "not used; expected retain_mode projection or penalty; leave one of them out"
             )
-        idle = self._idle_setting
-        if idle:
-            raise ConfigError(f"{idle}; expected settings that do something; change one of them")
+        if self._nothing_held:
+            raise ConfigError(
+                f"{self._nothing_held}; expected settings that do something; change one of them"
+            )
         if self.retains_prompts and self.mixed_precision == "fp16":
             raise ConfigError(
                 "retain_from prompts with mixed_precision fp16 cannot be done: the retain set's gradient has "

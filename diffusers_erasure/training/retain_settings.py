@@ -7,6 +7,17 @@ from diffusers_erasure.settings import setting
 from .guided_settings import GuidedErasureConfig
 
 _PAPER = "arXiv:2405.15234"
+RETAIN_SET = (
+    "retain_batch_size",
+    "retain_set",
+    "retain_exclude",
+    "retain_rule",
+    "max_retain_prompts",
+    "retain_empty",
+    "retain_trajectories",
+    "retain_pairs",
+)
+"""Settings that say what the retain set is, and nothing else."""
 
 
 class RetainSetConfig(GuidedErasureConfig):

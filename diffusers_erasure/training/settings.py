@@ -158,6 +158,25 @@ class GradientTrainingConfig(TrainingConfig, TrainingSettings):
         name = cls.preset_name(values.get("preset"), values.get("pretrained_model_name_or_path"))
         return {**cls.presets[name].values, **values, "preset": name}
 
+    @property
+    def idle(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of settings that change nothing beside others, by what makes them so."""
+        return {}
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> Self:
+        """A setting that was given and does nothing is a misunderstanding."""
+        usual = {name: info.default for name, info in type(self).model_fields.items()}
+        usual |= self.presets[self.preset].values
+        for reason, names in self.idle.items():
+            given = [name for name in names if getattr(self, name) != usual[name]]
+            if given:
+                raise ConfigError(
+                    f"{reason}: {' and '.join(given)} would change nothing; expected settings that do "
+                    f"something; leave {'it' if len(given) == 1 else 'them'} out"
+                )
+        return self
+
     @classmethod
     def with_preset(cls, preset: str | None, base: str | None) -> type[Self]:
         """This class with the defaults of a preset in its fields, as `--help` shows them.

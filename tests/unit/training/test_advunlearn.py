@@ -196,7 +196,11 @@ def test_retain_steps_of_their_own_take_turns(tiny_pipe: StableDiffusionPipeline
 
 
 def test_without_retain_set_there_is_only_erasing(tiny_pipe: StableDiffusionPipeline) -> None:
-    task = task_of(tiny_pipe, retain_mode="none", attack_steps=0)
+    values = {name: value for name, value in SMALL.items() if "retain" not in name}
+    chosen = AdvUnlearnConfig.parse({**values, "retain_mode": "none", "attack_steps": 0})
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    student = Student.of(components, chosen.train_method)
+    task = AdvUnlearnTask(components, student, [ScopedPrompt("dog")], chosen, world="general")
     assert set(task.losses(StepDraws.at(0, 0, batch=1))) == {TOTAL, "erase"}
     assert task.retention is None
 

@@ -27,13 +27,14 @@ def retaining(pipe: StableDiffusionPipeline, folder: Path, **values: object) -> 
     return task_of(pipe, **{"latents_from": "pool", "pool_trajectories": 1, **given, **values})
 
 
-@pytest.mark.parametrize(("mode", "weight"), [("projection", 0.0), ("penalty", 0.7)])
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [("projection", {"omega_rule": "fixed", "omega": 1.0}), ("penalty", {"retain_weight": 0.7})],
+)
 def test_a_retain_set_may_stand_for_the_weights(
-    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, mode: str, weight: float
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, mode: str, values: dict[str, object]
 ) -> None:
-    task = retaining(
-        tiny_pipe, tmp_path, retain_mode=mode, retain_weight=weight, omega_rule="fixed", omega=1.0
-    )
+    task = retaining(tiny_pipe, tmp_path, retain_mode=mode, **values)
     assert task.retained is not None
     before = task.evaluations
     losses = task.losses(StepDraws.at(0, 0, batch=1))

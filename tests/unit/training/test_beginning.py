@@ -105,6 +105,15 @@ def test_a_run_that_is_longer_already_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "run", lr_scheduler="constant", max_train_steps=3, resume_from_checkpoint="latest")
 
 
+def test_what_a_preset_sets_is_not_held_against_the_user() -> None:
+    for preset in AEGISConfig.presets:
+        for values in ({"retain_mode": "none"}, {"erasure_target": "concept", "adversarial": False}):
+            AEGISConfig.parse({"concept": ["dog"], "preset": preset, **values})
+    for preset in AdvUnlearnConfig.presets:
+        for changed in ({"retain_mode": "none"}, {"attack_steps": 0}, {"retain_mode": "iter"}):
+            AdvUnlearnConfig.parse({"concept": ["dog"], "preset": preset, **changed})
+
+
 def test_a_strength_that_grows_with_the_steps_binds_their_number() -> None:
     values = {"concept": ["dog"], "lr_scheduler": "constant"}
     assert AEGISConfig.parse({**values, "omega_rule": "linear"}).depends_on_steps
@@ -119,7 +128,21 @@ def test_a_strength_that_grows_with_the_steps_binds_their_number() -> None:
         (AEGISConfig, {"anchor": ["cat"]}, "anchor 'cat' cannot be used"),
         (AEGISConfig, {"retain_mode": "penalty"}, "penalty with retain_weight 0 retains nothing"),
         (AEGISConfig, {"omega_rule": "fixed"}, "fixed with omega 0 rectifies nothing"),
-        (AEGISConfig, {"omega_rule": "released", "omega_max": 0.5}, "omega_max changes nothing"),
+        (AEGISConfig, {"omega_rule": "released", "omega_max": 0.5}, "rule released: omega_max would change"),
+        (AEGISConfig, {"omega_rule": "linear", "omega_step": 0.5}, "rule linear: omega_step would change"),
+        (AEGISConfig, {"retain_mode": "none", "omega_max": 2}, "retain_mode none: omega_max would change"),
+        (AEGISConfig, {"retain_set": "classes"}, "retain_from weights: retain_set would change nothing"),
+        (AEGISConfig, {"adversarial": False, "attack_tokens": 2}, "attack_tokens would change nothing"),
+        (
+            AEGISConfig,
+            {"adversarial": False, "erasure_target": "concept", "attack_every": 3, "attack_ball": 1.0},
+            "without anything to search for: attack_every and attack_ball would .* leave them out",
+        ),
+        (AdvUnlearnConfig, {"retain_mode": "none", "retain_pairs": 3}, "none: retain_pairs would change"),
+        (AdvUnlearnConfig, {"retain_mode": "iter", "retain_weight": 2}, "retain_weight would change nothing"),
+        (AdvUnlearnConfig, {"retain_steps": 2}, "retain_mode reg: retain_steps would change nothing"),
+        (AdvUnlearnConfig, {"attack_steps": 0, "attack_tokens": 2}, "attack_steps 0: attack_tokens would"),
+        (AdvUnlearnConfig, {"train_method": "esd-x", "train_part": "attn"}, "esd-x: train_part would change"),
         (
             AdvUnlearnConfig,
             {"train_method": "esd-x", "frozen_dtype": "bfloat16"},

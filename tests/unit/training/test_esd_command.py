@@ -36,7 +36,7 @@ def test_it_trains_and_saves_an_artifact(
     for word in ("loss", "moved", "seconds per step", "saved"):
         assert word in shown
     beside = sorted(path.name for path in (tmp_path / "dog-training").iterdir())
-    assert beside == ["checkpoint-3", "logs"]
+    assert beside == [".claimed", "checkpoint-3", "logs"]
 
 
 def test_a_stopped_command_goes_on(
