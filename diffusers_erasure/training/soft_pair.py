@@ -145,7 +145,8 @@ class SoftPair:
         self._start("attack", self.attack, generator)
         told = dict[str, Tensor]()
         with frozen(self.teacher.unet, self.pupil.unet, self.target.text.encoder, self.attack.text.encoder):
-            for _ in range(self.settings.attack_steps):
+            searched = self.settings.adversarial or self.settings.erasure_target == "aet"
+            for _ in range(self.settings.attack_steps if searched else 0):
                 here = latents()
                 if self.settings.erasure_target == "aet":
                     told["aet"] = self._step("aet", self._target_loss(here, plain))
