@@ -153,7 +153,7 @@ def _picture_note() -> str:
         "good. Bars are 95 % intervals of the pictures; the dashed line in a method's colour is what random "
         f"tokens bring back with as many judged pictures; the dotted line is {LIKE:g} points of retention; a "
         "hollow mark is a degenerate training, which is not robust but broken, or one that did not erase. "
-        "Marks that would stand on or above each other are moved to the right.\n"
+        "Marks whose bars or dashes would cover each other are moved to the right.\n"
     )
 
 

@@ -35,6 +35,8 @@ HEIGHT = (-4.0, 104.0)
 ROUNDS = 50
 SIDE = 1.0
 """Points of retention left free beside the outermost marks."""
+MARGIN = 2.0
+"""Percent left free above and below a mark with its bar and dash."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,23 @@ class Place:
     bars: tuple[float, float]
     luck: float | None
     broken: bool
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From the lowest to the highest that is drawn of it, in percent."""
+        drawn = [self.rate - self.bars[0], self.rate + self.bars[1]]
+        drawn += [] if self.luck is None else [self.luck]
+        return min(drawn) - MARGIN, max(drawn) + MARGIN
+
+    def meets(self, other: Place, step: float) -> bool:
+        """Whether both would be drawn over each other.
+
+        Args:
+            other: The other one.
+            step: Points of retention that a mark takes.
+        """
+        (low, high), (its_low, its_high) = self.span, other.span
+        return abs(other.change - self.change) < 0.999 * step and low < its_high and its_low < high
 
 
 def retention_plot(shown: Shown) -> bytes:
@@ -133,10 +152,9 @@ def _places(shown: Shown) -> list[Place]:
 
 
 def apart(places: Sequence[Place], lowest: float) -> tuple[list[Place], float]:
-    """Move marks to the right that would stand on, above or under others, as far as the drawn scale takes.
+    """Move marks to the right that would be drawn over others, bars and dashes included.
 
-    From left to right, so that none is moved past another. Of marks in one column, bars and dashes could not
-    be told apart either.
+    From left to right, so that none is moved past one that it would meet.
 
     Args:
         places: Where they stand.
@@ -152,7 +170,7 @@ def apart(places: Sequence[Place], lowest: float) -> tuple[list[Place], float]:
         drawn = []
         for place in sorted(places, key=lambda one: one.change):
             one = place
-            while near := [other for other in drawn if abs(other.change - one.change) < 0.999 * step]:
+            while near := [other for other in drawn if one.meets(other, step)]:
                 one = replace(one, change=max(other.change for other in near) + step)
             drawn.append(one)
         reach = max([0.0, *(one.change for one in drawn)]) + SIDE
