@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from diffusers_erasure.artifacts.door import load_artifact as load_artifact
     from diffusers_erasure.artifacts.store import save_artifact as save_artifact
     from diffusers_erasure.artifacts.verify import ErasureState as ErasureState
-    from diffusers_erasure.artifacts.verify import verify_erasure as verify_erasure
     from diffusers_erasure.concepts import Concept as Concept
     from diffusers_erasure.concepts import ConceptSet as ConceptSet
     from diffusers_erasure.embedded import embedded_pipeline as embedded_pipeline
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline as ErasedStableDiffusionPipeline
     from diffusers_erasure.pipelines import ErasedStableDiffusionXLPipeline as ErasedStableDiffusionXLPipeline
     from diffusers_erasure.pipelines import ErasureLoaderMixin as ErasureLoaderMixin
+    from diffusers_erasure.pipelines.verifying import verify_erasure as verify_erasure
 
 _MODULES = {
     "Artifact": "diffusers_erasure.artifacts.artifact",
@@ -54,7 +54,7 @@ _MODULES = {
     "save_artifact": "diffusers_erasure.artifacts.store",
     "set_erasure_scale": "diffusers_erasure.artifacts.apply",
     "unload_erasure": "diffusers_erasure.artifacts.apply",
-    "verify_erasure": "diffusers_erasure.artifacts.verify",
+    "verify_erasure": "diffusers_erasure.pipelines.verifying",
 }
 
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - every name of the table is a string

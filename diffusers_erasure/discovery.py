@@ -32,12 +32,13 @@ def discover(package: str, *, group: str, what: str) -> None:
     for entry in entry_points(group=group):
         try:
             entry.load()
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001  # whatever a stranger's module does while it is imported
             logger.warning(
-                "the %s %r of %s cannot be imported (%s) and is left out; reinstall or remove it",
+                "the %s %r of %s cannot be imported (%s: %s) and is left out; mend, reinstall or remove it",
                 what,
                 entry.name,
                 entry.dist.name if entry.dist else "an unknown package",
+                type(error).__name__,
                 error,
             )
 

@@ -12,7 +12,8 @@ Catch `ErasureError` to catch them all; each class below it answers one question
     │   ├── ArtifactMismatchError       tensor names, shapes, dtypes or values differ from the manifest
     │   ├── BaseModelMismatchError      made for a base model of other shapes
     │   ├── UnverifiedArtifactError     nothing to verify it with, and not explicitly allowed
-    │   ├── SignatureError              unsigned, wrongly signed, or not the artifact that was expected
+    │   ├── SignatureError              unsigned or wrongly signed
+    │   │   └── OtherArtifactError      not the artifact that was expected
     │   └── PublishError                not fit to be published, or not taken by the Hub
     ├── ErasureStateError               a pipeline is not in the state that the call needs
     │   ├── ErasureRequiredError        an erased pipeline was asked for, but no erasure was given
@@ -67,7 +68,11 @@ class UnverifiedArtifactError(ArtifactError):
 
 
 class SignatureError(ArtifactError):
-    """The artifact is unsigned, wrongly signed, or validly signed but not the one that was expected."""
+    """The artifact is unsigned or wrongly signed."""
+
+
+class OtherArtifactError(SignatureError):
+    """The artifact is another one than was expected: other concepts, method, base, or an older version."""
 
 
 class PublishError(ArtifactError):

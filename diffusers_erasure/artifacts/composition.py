@@ -73,6 +73,7 @@ def given_back(module: nn.Module, record: ErasureRecord) -> nn.Module:
         == (then[key].dtype, then[key].device, then[key].shape)
         for key in now
     )
+    _tell_of_changed_base(record)
     if same:
         return record.base
     base = {name: tensor.detach() for name, tensor in component_tensors(record.base).items()}
@@ -97,6 +98,25 @@ def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
             f"{', '.join(record.names)} was loaded (first: {found.changed[0]}); expected "
             f"{found.expected[:16]}, found {found.found[:16]}; undo the change (unfuse the LoRA, ...) or "
             "unload_erasure(pipe) and load again before you change what is loaded"
+        )
+
+
+def _tell_of_changed_base(record: ErasureRecord) -> None:
+    """Warn if what is given back is not what came: somebody wrote into weights that the base shares.
+
+    Looked at only where the quick fingerprint has moved: a change in place moves the edited copy's too.
+    """
+    if record.guard is not None and record.guard.unchanged():
+        return
+    now = leaves(component_tensors(record.base))
+    changed = [name for name, digest in record.base_leaves.items() if now.get(name) != digest]
+    if changed:
+        logger.warning(
+            "%d weights of the base of %s are not what they were when it was erased (first: %s): a LoRA was "
+            "fused, or it was cast or edited in place; load the pipeline again to have the base as it was",
+            len(changed),
+            record.component,
+            changed[0],
         )
 
 

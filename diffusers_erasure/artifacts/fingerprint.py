@@ -4,11 +4,11 @@ The fingerprint of a component is a sha256 over the sorted list of its tensors' 
 name, dtype, shape and bytes), so that changing a few tensors costs a few leaves, and the leaves can be
 computed side by side.
 
-The quick fingerprint looks at what a change can hardly avoid touching: which tensor objects there are, where
-their data lies, their version counters, and 64 values of each. Version counters miss edits through `.data`,
-and tensors made under `torch.inference_mode()` have none; the values notice dense edits. It costs about a
-millisecond for a text encoder of 123 M parameters and never allows what it is unsure of: it only says whether
-the full comparison is needed.
+The quick fingerprint looks at what a change can hardly avoid touching: which layers and tensor objects there
+are, whether a layer was given another `forward`, where the data lies, version counters, and 64 values each.
+Version counters miss edits through `.data`, and tensors made under `torch.inference_mode()` have none; the
+values notice dense edits. It costs about a millisecond for a text encoder of 123 M parameters and never
+allows what it is unsure of: it only says whether the full comparison is needed.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,7 @@ class QuickFingerprint:
     """What the weights of one component looked like when they were last known to be right."""
 
     layers: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]]
+    forwards: list[tuple[dict[str, Any], object]]
     slots: list[_Slot]
     views: list[list[Tensor]]
     values: list[Tensor]
@@ -102,7 +103,8 @@ class QuickFingerprint:
         kept = [slot for slot in slots if slot is not None]
         views = _sample_views([slot.tensor for slot in kept])
         layers = [(m._modules, key, child) for m in module.modules() for key, child in m._modules.items()]
-        return cls(layers, kept, views, [torch.cat(group).clone() for group in views])
+        forwards = [(vars(layer), vars(layer).get("forward")) for layer in module.modules()]
+        return cls(layers, forwards, kept, views, [torch.cat(group).clone() for group in views])
 
     def unchanged(self) -> bool:
         """Whether nothing has moved or changed since; False means: compare in full."""
@@ -122,8 +124,10 @@ class QuickFingerprint:
         )
 
     def _same_objects(self) -> bool:
-        """Whether layers and parameters are the same objects, at the same version and dtype."""
+        """Whether layers, what they compute with, and parameters are the same, at one version and dtype."""
         if any(children.get(key) is not child for children, key, child in self.layers):
+            return False
+        if any(layer.get("forward") is not forward for layer, forward in self.forwards):
             return False
         for slot in self.slots:
             tensor = slot.holder.get(slot.key)

@@ -25,7 +25,8 @@ _KINDS = (
     (
         ("config.json",),
         "it looks like a single model (config.json) without a manifest",
-        "load a text encoder with RobustEncoder.from_pretrained(..., allow_unverified=True)",
+        "load a text encoder with RobustEncoder.from_pretrained(...), one that others published without a "
+        "manifest with allow_unverified=True",
     ),
 )
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from diffusers_erasure.errors import ArtifactFormatError, ConfigError, SignatureError
+from diffusers_erasure.errors import ArtifactFormatError, ConfigError, OtherArtifactError, SignatureError
 
 from .jsontext import parse_json
 from .keys import key_fingerprint, read_public_key
@@ -203,7 +203,7 @@ def check_expected(manifest: Manifest, trust: Trust, *, signature: Signature | N
         origin: The artifact in words.
 
     Raises:
-        SignatureError: Concepts, method, base or version differ.
+        OtherArtifactError: Concepts, method, base or version differ.
     """
     names = set(manifest.concept_names)
     if trust.concepts and names != set(trust.concepts):
@@ -252,7 +252,7 @@ def _other(origin: str, what: str, found: str, expected: str) -> NoReturn:
 
 
 def _refuse(wrong: str, expected: str, repair: str) -> NoReturn:
-    raise SignatureError(f"{wrong}; expected {expected}; {repair}")
+    raise OtherArtifactError(f"{wrong}; expected {expected}; {repair}")
 
 
 def _unreadable(origin: str, why: str) -> SignatureError:

@@ -61,8 +61,15 @@ def added_names(module: nn.Module) -> list[str]:
 def fused_projections(module: nn.Module) -> list[str]:
     """Names of attention layers whose projections are fused, so that edits of `to_k` would have no effect."""
     return [
-        name for name, layer in module.named_modules() if getattr(layer, "fused_projections", False) is True
+        name
+        for name, layer in module.named_modules()
+        if getattr(layer, "fused_projections", False) is True and _draws_fused(layer)
     ]
+
+
+def _draws_fused(layer: Any) -> bool:
+    """Whether its processor reads the fused weights; unfusing puts the old one back and leaves the mark."""
+    return type(getattr(layer, "processor", None)).__name__.startswith("Fused")
 
 
 def active_adapters(module: nn.Module) -> list[str]:

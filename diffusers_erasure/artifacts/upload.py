@@ -109,6 +109,7 @@ def publish(plan: PushPlan, options: PushOptions) -> Pushed:
         repo = api.create_repo(plan.repo_id, private=options.private, exist_ok=True).repo_id
         head = _head(api, repo, branch, options)
         _check_tag(api, repo, options.tag)
+        _check_kept_card(repo, plan, head, options)
         files = _without_kept_card(plan, head, options)
         _check_card(repo, files, head, options)
         operations = [_addition(file) for file in files]
@@ -215,6 +216,24 @@ def _without_kept_card(plan: PushPlan, head: Head, options: PushOptions) -> list
         for file in plan.files
         if not (options.keep_card and _is_card(file.path) and file.path in head.names)
     ]
+
+
+def _check_kept_card(repo: str, plan: PushPlan, head: Head, options: PushOptions) -> None:
+    """Refuse to leave a card on the Hub where the manifest that is pushed names another one.
+
+    Readers compare the card with the manifest, and with a key they refuse what differs.
+    """
+    for file in plan.files:
+        if not (options.keep_card and _is_card(file.path) and isinstance(file.source, Path)):
+            continue
+        if file.path in head.names:
+            found = hashlib.sha256(_fetch(repo, file.path, head, options)).hexdigest()
+            if found != file.sha256:
+                raise PublishError(
+                    f"{file.path} of {repo} cannot be kept: the artifact has another card attached, whose "
+                    "sha256 its manifest names, so readers would refuse it; expected the same card; attach "
+                    "that one (and sign again), or pass replace_card (--replace_card)"
+                )
 
 
 def _check_card(repo: str, files: list[PushFile], head: Head, options: PushOptions) -> None:

@@ -298,6 +298,7 @@ def _message(
         if report.state is not ErasureState.VERIFIED
     )
     return (
-        f"the erasure {names} is {state.value} in this pipeline: {faults}; undo what changed it (unfuse the "
-        "LoRA, put the component back), or unload_erasure(pipe) and load_erasure(pipe, ...) again"
+        f"the erasure {names} is {state.value} in this pipeline: {faults}; put the component back, or "
+        "unload_erasure(pipe) and load_erasure(pipe, ...) again; after fusing a LoRA, which may have reached "
+        "the base too, load the pipeline again and leave the LoRA unfused"
     )

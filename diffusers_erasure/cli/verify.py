@@ -31,6 +31,7 @@ from diffusers_erasure.errors import (
     BaseModelMismatchError,
     ConfigError,
     ErasureStateError,
+    OtherArtifactError,
     SignatureError,
 )
 
@@ -48,6 +49,7 @@ MAX_CARD_BYTES = 2**24
 GOOD, BAD, OPEN, NOTED = "agrees", "FAILED", "not checked", "note"
 _COLOURS = {GOOD: "green", BAD: "bold red", OPEN: "dim", NOTED: "yellow"}
 _CHECKS = (
+    (OtherArtifactError, "what it is"),
     (SignatureError, "signature"),
     (ArtifactIntegrityError, "bytes"),
     (ArtifactNotFoundError, "files"),

@@ -81,7 +81,8 @@ def _refuse_erased(index: PipelineIndex) -> None:
         raise ArtifactFormatError(
             f"{index.where} says that this pipeline was saved erased of {names}; expected a base model that "
             "is not erased; give that, open this one with "
-            f"{erased_class_name(index.class_name)}.from_pretrained, or pass allow_erased=True to build on it"
+            f"{erased_class_name(index.class_name)}.from_pretrained, or, in Python, pass "
+            "allow_erased=True to build on it"
         )
 
 

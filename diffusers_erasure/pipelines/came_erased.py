@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from diffusers_erasure.artifacts.apply import list_erasures
+from diffusers_erasure.artifacts.apply import ERASABLE, list_erasures
 from diffusers_erasure.artifacts.record import LEDGER_NAME
-from diffusers_erasure.errors import ArtifactIntegrityError, ConfigError
+from diffusers_erasure.errors import ArtifactIntegrityError, ConfigError, ErasureStateError
 
 from .baked import verify_baked
 from .guard import ErasureMissingWarning, all_erasures
@@ -36,6 +37,29 @@ def verify_or_warn(pipe: Any, opened: Opened, *, allow_unverified: bool) -> None
         session = session_of(pipe)
         session.required, session.waived = True, False  # it is not one without an erasure, but a broken one
         warnings.warn(f"loaded unverified, as asked: {error}", ErasureMissingWarning, stacklevel=3)
+
+
+def refuse_fusing(pipe: Any, components: Sequence[str]) -> None:
+    """Refuse to merge a LoRA into erased components, whose weights would not be those promised any more.
+
+    Weights that no erasure touches are the base's own in memory: merging would change the base, and every
+    pipeline that shares it, for good.
+
+    Args:
+        pipe: The pipeline.
+        components: What the LoRA is to be merged into; all that can be erased unless given.
+
+    Raises:
+        ErasureStateError: One of them is erased.
+    """
+    erased = {part for erasure in all_erasures(pipe) for part in erasure.components}
+    hit = sorted(erased & set(components or ERASABLE))
+    if hit:
+        raise ErasureStateError(
+            f"a LoRA cannot be fused into {' and '.join(hit)}, which is erased: its weights would not be "
+            "those of the erasure any more; expected it loaded and not fused (load_lora_weights alone), or "
+            "fused into the base before the erasure is put on"
+        )
 
 
 def refuse_baked(pipe: Any, name: str | None, verb: str) -> None:

@@ -224,7 +224,7 @@ def _report(components: dict[str, ComponentReport], notes: tuple[str, ...]) -> V
     if not faults:
         return VerificationReport(state, components, f"{', '.join(components)} as saved", notes)
     message = (
-        f"the erasure of this pipeline is {state.value}: {'; '.join(faults)}; undo what changed it (unfuse "
-        "the LoRA, put the component back), or load the pipeline again"
+        f"the erasure of this pipeline is {state.value}: {'; '.join(faults)}; put the component back, or "
+        "load the pipeline again; a LoRA may be loaded, but not fused, which changes the weights"
     )
     return VerificationReport(state, components, message, notes)

@@ -21,16 +21,15 @@ from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.record import LEDGER_NAME
 from diffusers_erasure.artifacts.signature import TrustedKey
-from diffusers_erasure.artifacts.verify import VerificationReport, verify_erasure
+from diffusers_erasure.artifacts.verify import VerificationReport
 from diffusers_erasure.errors import (
     ConfigError,
     ErasureBypassError,
-    ErasureRequiredError,
 )
 
 from .base import loading, on_components, stock_signature
 from .callbacks import watched_call, watched_pictures
-from .came_erased import refuse_baked, verify_or_warn
+from .came_erased import refuse_baked, refuse_fusing, verify_or_warn
 from .embeddings import EMBEDDING_ARGUMENTS, OWN, Origin
 from .guard import (
     TEXT_ENCODERS,
@@ -38,15 +37,15 @@ from .guard import (
     check_before_call,
     erased_in_text,
     note_erasures,
-    verify_all,
 )
 from .index import hub_options
-from .opening import Opened, brings_erasure, check_family, open_source, public_name
+from .opening import Opened, brings_erasure, check_family, not_erased, open_source, public_name
 from .publishing import check_push, push_pipeline
 from .pulling import pull
 from .saving import save_pipeline, stock_index
 from .session import SESSION_NAME, session_of
 from .text_path import refuse_clip_skip
+from .verifying import verify_erasure
 
 ErasureSource = str | Path | Artifact
 
@@ -125,7 +124,7 @@ class ErasureLoaderMixin(_PipelineBase):
         check_family(cls, opened)
         erased = opened.kind != "base" or opened.holds_encoder or brings_erasure(kwargs)
         if require_erasure and not erased and not extra:
-            raise _not_erased(pretrained_model_name_or_path)
+            raise not_erased(pretrained_model_name_or_path)
         pipe = cls._load_stock(opened, kwargs)
         session = session_of(pipe)
         session.waived, session.allow_unverified = not require_erasure, allow_unverified
@@ -138,7 +137,7 @@ class ErasureLoaderMixin(_PipelineBase):
             pipe.load_erasure(source, revision=erasure_revision, **place)
         note_erasures(pipe)
         if require_erasure and not session.required:  # another encoder was passed in the erased one's place
-            raise _not_erased(pretrained_model_name_or_path)
+            raise not_erased(pretrained_model_name_or_path)
         return pipe
 
     @classmethod
@@ -201,6 +200,12 @@ class ErasureLoaderMixin(_PipelineBase):
         refuse_baked(self, name, "scaled")
         apply.set_erasure_scale(self, name, scale)
 
+    def fuse_lora(self, components: Sequence[str] = (), **kwargs: Any) -> None:
+        """Merge LoRAs into components, of which none may be erased; see `refuse_fusing`."""
+        refuse_fusing(self, components)
+        fuse: Callable[..., None] = super().fuse_lora
+        fuse(**({"components": [*components]} if components else {}), **kwargs)
+
     def verify_erasure(
         self, source: ErasureSource | None = None, *, name: str | None = None, **options: Any
     ) -> VerificationReport:
@@ -211,9 +216,7 @@ class ErasureLoaderMixin(_PipelineBase):
             name: Only the erasure of this name.
             options: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`, with a source.
         """
-        if source is not None:
-            return verify_erasure(self, source, name=name, **options)
-        return verify_all(self, name=name)
+        return verify_erasure(self, source, name=name, **options)
 
     def __call__(
         self,
@@ -380,14 +383,6 @@ class ErasureLoaderMixin(_PipelineBase):
         pipe.register_to_config(_name_or_path=opened.base)
         session_of(pipe).base = public_name(opened.base)
         return pipe
-
-
-def _not_erased(source: str | Path) -> ErasureRequiredError:
-    return ErasureRequiredError(
-        f"{source} is not erased, and no erasure was given; give one with erasure='folder or Hub id of an "
-        "artifact', name an artifact or a pipeline that was saved erased instead, or pass "
-        "require_erasure=False"
-    )
 
 
 def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[ErasureSource]:

@@ -18,7 +18,13 @@ from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, embedded_folder, resolve_model
 from diffusers_erasure.encoders.seal import seal_of
 from diffusers_erasure.encoders.source import EncoderSource
-from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError, SignatureError
+from diffusers_erasure.errors import (
+    ArtifactFormatError,
+    ArtifactNotFoundError,
+    ConfigError,
+    ErasureRequiredError,
+    SignatureError,
+)
 
 from .baked import BakedRecord, read_baked
 from .base import stock_parent
@@ -107,6 +113,15 @@ def check_family(cls: type, opened: Opened) -> None:
             f"{opened.base} is a {opened.class_name}; {cls.__name__} expects what {stock} opens; use "
             f"{erased_class_name(opened.class_name)}.from_pretrained"
         )
+
+
+def not_erased(source: str | Path) -> ErasureRequiredError:
+    """What to say of a source without an erasure."""
+    return ErasureRequiredError(
+        f"{source} is not erased, and no erasure was given; give one with erasure='folder or Hub id of an "
+        "artifact', name an artifact or a pipeline that was saved erased instead, or pass "
+        "require_erasure=False"
+    )
 
 
 def brings_erasure(components: Mapping[str, Any]) -> bool:

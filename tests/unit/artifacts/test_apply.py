@@ -222,7 +222,7 @@ def test_a_patched_forward_of_the_exact_base_is_refused(tiny_pipe: Any, artifact
 
 
 def test_fused_projections_are_refused(tiny_pipe: Any, artifact: Artifact) -> None:
-    tiny_pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.fuse_projections()
+    tiny_pipe.unet.fuse_qkv_projections()
     with pytest.raises(BaseModelMismatchError, match="unfuse_qkv_projections"):
         load_erasure(tiny_pipe, artifact)
 

@@ -195,6 +195,11 @@ def test_an_attached_card_keeps_its_bytes(hub: TakingHub, saved: Path) -> None:
     hub.files[REPO, CARD_NAME] = b"# edited\n"
     with pytest.raises(PublishError, match="by a person"):
         push_artifact(saved, REPO, token=TOKEN)
+    with pytest.raises(PublishError, match="cannot be kept: the artifact has another card attached"):
+        push_artifact(saved, REPO, token=TOKEN, keep_card=True)
+    attach_file(saved, CARD_NAME, b"# edited\n")
+    push_artifact(saved, REPO, token=TOKEN, keep_card=True)
+    assert hub.files[REPO, CARD_NAME] == b"# edited\n"
 
 
 def test_weights_that_would_mix_are_not_left_beside(hub: TakingHub, saved: Path) -> None:

@@ -89,15 +89,28 @@ def test_an_entry_point_is_a_method_and_a_broken_one_is_said(
 ) -> None:
     (tmp_path / "mini_package.py").write_text(SOURCE.replace("NAME", "mini-package"), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    group = registry.ENTRY_POINT_GROUP
-    found = EntryPoints(
-        [EntryPoint("mini-package", "mini_package", group), EntryPoint("gone", "no_such_package", group)]
+    (tmp_path / "mini_broken.py").write_text("def (", encoding="utf-8")
+    (tmp_path / "mini_foreign.py").write_text(
+        SOURCE.replace("NAME", "mini-foreign").replace("MiniConfig(TrainingConfig)", "MiniConfig"),
+        encoding="utf-8",
     )
+    group = registry.ENTRY_POINT_GROUP
+    modules = {
+        "gone": "no_such_package",
+        "broken": "mini_broken",
+        "nameless": "mini_package:nothing",
+        "foreign": "mini_foreign",
+        "mini-package": "mini_package",
+    }
+    found = EntryPoints([EntryPoint(name, module, group) for name, module in modules.items()])
     monkeypatch.setattr(discovery, "entry_points", lambda *, group: found.select(group=group))
     with caplog.at_level(logging.WARNING):
         assert "mini-package" in methods()
-    assert "'gone'" in caplog.text
+    for name in ("gone", "broken", "nameless", "foreign"):
+        assert f"{name!r}" in caplog.text
     assert "no_such_package" in caplog.text
+    assert "SyntaxError" in caplog.text
+    assert "mini-foreign" not in methods()
     sys.modules.pop("mini_package")
 
 
