@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Mapping
-from functools import partial
 
 from torch import Tensor, nn
 
 from diffusers_erasure.errors import ConfigError, ErasureStateError
 
-from .tensors import canonical_name
+from .tensors import canonical_name, foreign_forward
 
 RECORD_NAME = "erasure_record"
 
@@ -68,10 +67,8 @@ def _check_not_patched(module: nn.Module) -> None:
     functions: they go on calling the layer that they were made from.
     """
     for name, layer in module.named_modules():
-        forward = vars(layer).get("forward")
-        if forward is None or getattr(forward, "__self__", None) is layer:
-            continue
-        if isinstance(forward, partial) and any(given is layer for given in forward.args):
+        forward = foreign_forward(layer)
+        if forward is None:
             continue
         raise ErasureStateError(
             f"layer {name or 'itself'} of {type(module).__name__} has a forward of its own, {forward!r:.80}; "

@@ -16,14 +16,14 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from diffusers_erasure.errors import ErasureNotActiveError
 
-from .tensors import component_tensors, without_added_tokens
+from .tensors import component_tensors, foreign_forward, without_added_tokens
 
 SAMPLES_PER_TENSOR = 64
 ROUNDED_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -91,7 +91,7 @@ class QuickFingerprint:
     """What the weights of one component looked like when they were last known to be right."""
 
     layers: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]]
-    forwards: list[tuple[dict[str, Any], object]]
+    forwards: list[tuple[nn.Module, object]]
     slots: list[_Slot]
     views: list[list[Tensor]]
     values: list[Tensor]
@@ -103,7 +103,7 @@ class QuickFingerprint:
         kept = [slot for slot in slots if slot is not None]
         views = _sample_views([slot.tensor for slot in kept])
         layers = [(m._modules, key, child) for m in module.modules() for key, child in m._modules.items()]
-        forwards = [(vars(layer), vars(layer).get("forward")) for layer in module.modules()]
+        forwards = [(layer, foreign_forward(layer)) for layer in module.modules()]
         return cls(layers, forwards, kept, views, [torch.cat(group).clone() for group in views])
 
     def unchanged(self) -> bool:
@@ -127,7 +127,7 @@ class QuickFingerprint:
         """Whether layers, what they compute with, and parameters are the same, at one version and dtype."""
         if any(children.get(key) is not child for children, key, child in self.layers):
             return False
-        if any(layer.get("forward") is not forward for layer, forward in self.forwards):
+        if any(foreign_forward(layer) is not forward for layer, forward in self.forwards):
             return False
         for slot in self.slots:
             tensor = slot.holder.get(slot.key)

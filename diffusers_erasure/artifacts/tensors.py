@@ -8,7 +8,8 @@ beside the model's own (LoRA, IP-Adapter, fused projections) are not part of it.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,21 @@ def fused_projections(module: nn.Module) -> list[str]:
         for name, layer in module.named_modules()
         if getattr(layer, "fused_projections", False) is True and _draws_fused(layer)
     ]
+
+
+def foreign_forward(layer: nn.Module) -> object | None:
+    """A layer's `forward` if somebody put on it one that is bound elsewhere (`torch.compile(unet.forward)`).
+
+    Those that accelerate sets and takes off at every call are bound to the layer itself, as is its own.
+    """
+    for name in ("forward", "_old_forward"):
+        found = vars(layer).get(name)
+        if found is None or getattr(found, "__self__", None) is layer:
+            continue
+        if isinstance(found, partial) and any(given is layer for given in found.args):
+            continue
+        return cast(object, found)
+    return None
 
 
 def _draws_fused(layer: Any) -> bool:
