@@ -16,7 +16,15 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
 
+from .errors import ErasureError
+
 logger = logging.getLogger(__name__)
+
+IMPORT_FAULTS = (
+    ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError,
+    RuntimeError, ErasureError,
+)  # fmt: skip
+"""What a module of somebody else's may raise while it is imported and registers itself."""
 
 
 def discover(package: str, *, group: str, what: str) -> None:
@@ -32,7 +40,7 @@ def discover(package: str, *, group: str, what: str) -> None:
     for entry in entry_points(group=group):
         try:
             entry.load()
-        except Exception as error:  # noqa: BLE001  # whatever a stranger's module does while it is imported
+        except IMPORT_FAULTS as error:
             logger.warning(
                 "the %s %r of %s cannot be imported (%s: %s) and is left out; mend, reinstall or remove it",
                 what,
