@@ -54,7 +54,7 @@ class BankDraw:
     Attributes:
         latents: `(n, channels, height, width)`.
         timesteps: Timesteps to ask the UNet at, `(n,)`.
-        target_conditional: The frozen model's noise for the row's prompt, of the latents' shape.
+        target_conditional: The frozen model's prediction for the row's prompt, of the latents' shape.
         target_unconditional: The same for the unconditional prompt; None if the bank keeps none.
         prompt_index: Number of the row's prompt, `(n,)`, on the CPU.
     """
