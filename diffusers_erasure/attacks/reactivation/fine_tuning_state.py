@@ -73,14 +73,17 @@ def take_up(
     if not path.is_file():
         return None
     try:
-        tensors, steps, loss = _read(path)
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            steps, loss = int(about[STEPS]), float.fromhex(about[LOSS])
+            if steps > at_most:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         moments = [_moments(tensors, index, weight) for index, weight in enumerate(trained)]
         weights = [tensors[f"{index}.weight"] for index in range(len(trained))]
         place = tensors[DRAWS]
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         logger.warning("the kept fine-tuning %s cannot be used (%s); it begins anew", path, error)
-        return None
-    if steps > at_most:
         return None
     with torch.no_grad():
         for weight, kept, state in zip(trained, weights, moments, strict=True):
@@ -88,13 +91,6 @@ def take_up(
             optimizer.state[weight].update(state)
     draws.set_state(place)
     return steps, loss
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], int, float]:
-    with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    return tensors, int(about[STEPS]), float.fromhex(about[LOSS])
 
 
 def _moments(tensors: dict[str, Tensor], index: int, weight: nn.Parameter) -> dict[str, Tensor]:
