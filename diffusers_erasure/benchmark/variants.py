@@ -24,7 +24,8 @@ _ADVUNLEARN: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *_STYLE, *_FARTHER, "--max_train_steps", "600", "--retain_set", "styles", "--retain_weight", "4",
         ),
         "weapons": (
-            *_FARTHER, "--max_train_steps", "800", "--learning_rate", "2e-4", "--retain_weight", "2",
+            *_FARTHER, "--max_train_steps", "800", "--learning_rate", "2e-4",
+            "--retain_set", "styles", "--retain_weight", "4",
         ),
     }
 )  # fmt: skip
