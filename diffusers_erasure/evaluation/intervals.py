@@ -4,6 +4,9 @@ The interval is Wilson's score interval (Wilson, 1927): unlike the textbook one 
 honest at 0 of n. Two rates that were measured on the same prompts and seeds are compared by McNemar's test in
 its exact, binomial form, which looks only at the pictures on which the two differ; how far apart they are has
 Newcombe's interval for paired rates (Stat. Med. 17, 1998, method 10), which is built from Wilson's.
+
+SciPy has the first two as well. They are written out because a report that is read back is compared with what
+its counts give, to the bit, and `scipy.stats.binomtest` gives other last bits.
 """
 
 from collections.abc import Sequence
