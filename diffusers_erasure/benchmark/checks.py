@@ -288,14 +288,15 @@ class NoExcess:
         """Compare prompt by prompt, concept by concept."""
         stop = blocked(figures, self.variant, None, concepts, (self.attack, self.luck))
         found = {one: figures.group(self.variant, (one,)).excess(self.attack, self.luck) for one in concepts}
+        together = figures.group(self.variant, concepts).excess(self.attack, self.luck)
         known = {name: one for name, one in found.items() if one is not None}
-        if stop or len(known) < len(concepts):
+        if stop or together is None or len(known) < len(concepts):
             return stop or Answer(Holds.OPEN, NOTHING)
         level = sum(one.p >= LEVEL or one.points <= 0 for one in known.values())
         words = "; ".join(
             f"{name} {one.first.k} against {one.second.k} of {one.first.n}, p = {one.p:.2g}, at most "
             f"{one.most_points:+.0f} points"
-            for name, one in known.items()
+            for name, one in {**known, "all together": together}.items()
         )
         return Answer(Holds.YES if level >= self.least else Holds.NO, words)
 

@@ -214,7 +214,8 @@ CLAIMS: tuple[Claim, ...] = (
         "target-excess",
         "this library's own target",
         "",
-        "What UnlearnDiffAtk finds in AdvUnlearn's erasures is no more than luck finds.",
+        "On three of four concepts or more, UnlearnDiffAtk is not shown to find more in what AdvUnlearn "
+        "erased than luck does.",
         (NoExcess("advunlearn", "unlearndiffatk", "random_tokens", least=3),),
     ),
 )

@@ -16,7 +16,7 @@ from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.evaluation.worst_case import FAILED
 
 from .cells import EVALUATE, Cell, Known
-from .freshness import SettingsOf, check_settings
+from .freshness import SettingsOf, other_settings
 from .stored import CellRecord, read_stored
 
 Key = tuple[str, str, int]
@@ -41,23 +41,21 @@ class Earlier:
             settings_of: The settings that a cell's command comes to.
 
         Raises:
-            ConfigError: A record is of a training with other settings, or it does not say with which.
+            ConfigError: Records are of trainings with other settings, or do not say with which.
         """
-        return [self._known_to(cell, settings_of) for cell in cells]
-
-    def _known_to(self, cell: Cell, settings_of: SettingsOf) -> Cell:
-        found = self.records.get(_key(cell))
-        if found is None:
-            return cell
-        record, file = found
-        where, remedy = f"its record in {file}", f"delete its line in {file}"
-        if not record.settings:
+        told = [(cell, self.records.get(_key(cell))) for cell in cells]
+        stale = [
+            f"{cell} in {found[1]} ({other})"
+            for cell, found in told
+            if found is not None and (other := _otherwise(cell, found[0], settings_of))
+        ]
+        if stale:
             raise ConfigError(
-                f"{cell}: {where} does not say with which settings it was trained; expected them, since "
-                f"figures of another training would be told as these; {remedy} and run the benchmark again"
+                f"{len(stale)} of the records are of other trainings than their variants stand for now: "
+                f"{'; '.join(stale)}; expected the same settings, since figures of another training would be "
+                "told as these; delete these lines of the file and run the benchmark again"
             )
-        check_settings(cell, record.settings, settings_of, where=where, remedy=remedy)
-        return replace(cell, known=Known(record.weights, measured(record)))
+        return [cell if found is None else _with(cell, found[0]) for cell, found in told]
 
     def beside(self, cell: Cell, here: CellRecord | None) -> CellRecord | None:
         """What there is of a cell in all.
@@ -118,6 +116,16 @@ def measured(record: CellRecord) -> frozenset[str]:
     """The steps of a cell that a record holds whole; an attack with failed prompts is none."""
     attacks = {name for name, one in record.attacks.items() if FAILED not in one.marks}
     return frozenset(attacks | {EVALUATE} if record.verdict is not None else attacks)
+
+
+def _otherwise(cell: Cell, record: CellRecord, settings_of: SettingsOf) -> str:
+    if not record.settings:
+        return "it does not say with which settings"
+    return other_settings(cell, record.settings, settings_of)
+
+
+def _with(cell: Cell, record: CellRecord) -> Cell:
+    return replace(cell, known=Known(record.weights, measured(record)))
 
 
 def _key(cell: Cell) -> Key:

@@ -37,48 +37,33 @@ def read_manifest(cell: Cell, settings_of: SettingsOf) -> Manifest:
     manifest = parse_manifest(file.read_bytes(), origin=str(file))
     found = {name: record.value for name, record in manifest.settings.items()}
     facts = {"method": (manifest.method, cell.variant.method), "seed": (manifest.seed, cell.seed)}
-    check_settings(
-        cell,
-        found,
-        settings_of,
-        facts,
-        where=f"the artifact in {cell.artifact}",
-        remedy=f"delete {cell.folder}",
-    )
+    if other := other_settings(cell, found, settings_of, facts):
+        raise ConfigError(
+            f"{cell}: the artifact in {cell.artifact} was trained otherwise than its variant says: {other}; "
+            f"expected what {cell.variant.slug} stands for now; delete {cell.folder} and run the benchmark "
+            "again"
+        )
     return manifest
 
 
-def check_settings(
+def other_settings(
     cell: Cell,
     found: Mapping[str, Any],
     settings_of: SettingsOf,
     facts: Mapping[str, tuple[Any, Any]] = NO_FACTS,
-    *,
-    where: str,
-    remedy: str,
-) -> None:
-    """Refuse what was trained otherwise than a cell's variant says.
+) -> str:
+    """In what a training differs from what its cell's variant says; empty if in nothing.
 
     Args:
         cell: Whose it is said to be.
         found: Its recorded settings.
         settings_of: The settings that the cell's command comes to.
         facts: What else is compared: what was found and what is expected.
-        where: What is refused, for the message.
-        remedy: What to do about it.
-
-    Raises:
-        ConfigError: A setting or a fact is another one.
     """
     asked = {name: (found[name], value) for name, value in settings_of(cell).items() if name in found}
     other = [f"{name} {was!r}, not {now!r}" for name, (was, now) in {**facts, **asked}.items() if was != now]
-    if other:
-        more = f" and {len(other) - MOST_SHOWN} more" if len(other) > MOST_SHOWN else ""
-        raise ConfigError(
-            f"{cell}: {where} was trained otherwise than its variant says: "
-            f"{', '.join(other[:MOST_SHOWN])}{more}; expected what {cell.variant.slug} stands for now; "
-            f"{remedy} and run the benchmark again"
-        )
+    more = f" and {len(other) - MOST_SHOWN} more" if len(other) > MOST_SHOWN else ""
+    return f"{', '.join(other[:MOST_SHOWN])}{more}"
 
 
 def check_digest(cell: Cell, manifest: Manifest, report: Path, digest: str) -> None:

@@ -131,9 +131,10 @@ def _head(stored: Stored, chosen: Profile) -> str:
     )
     lines = "\n".join(commands)
     return (
-        f"Profile `{chosen.name}`: {chosen.summary}. **{stored.finished} of {stored.planned} cells are "
-        "finished**; a cell is one method, concept and training seed. `–` is not measured yet. A rate is k/n "
-        f"with its 95 % interval in percent. {SCOPE}\n\n```bash\n{lines}\n```\n"
+        f"Profile `{chosen.name}`: {chosen.summary}. A cell is one method, concept and training seed: of "
+        f"{stored.planned}, **{len(stored.cells)} have figures** and **{stored.finished} are finished**, "
+        "having met every attack that they are to meet. `–` is not measured yet. A rate is k/n with its 95 % "
+        f"interval in percent. {SCOPE}\n\n```bash\n{lines}\n```\n"
     )
 
 

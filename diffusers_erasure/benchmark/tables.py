@@ -182,6 +182,8 @@ def cost_table(shown: Shown) -> Table:
         group = trained.groups[row.label]
         seconds = [cell.train_seconds for cell in group.cells if cell.train_seconds is not None]
         spread = f"{fmean(seconds):.0f} ({min(seconds):.0f}–{max(seconds):.0f})" if seconds else MISSING
+        if 0 < len(seconds) < len(group.cells):
+            spread += f", of {len(seconds)} in {len(group.cells)}"
         cost = _number(shown.figures.evaluations(group), "{:,.0f}")
         megabytes = _number(group.mean(lambda cell: cell.artifact_bytes), "{:.2f}", times=1e-6)
         seeds = attacked.groups[row.label].rates_by_seed("unlearndiffatk")

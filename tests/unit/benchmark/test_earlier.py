@@ -23,8 +23,8 @@ STEPS = ["train", "evaluate", *PAIR]
 UCE = small_profile(BY_SLUG["uce"])
 
 
-def cell(folder: Path, attacks: tuple[str, ...] = PAIR) -> Cell:
-    return Cell(BY_SLUG["uce"], "church", 0, folder, attacks, N)
+def cell(folder: Path, attacks: tuple[str, ...] = PAIR, *, seed: int = 0) -> Cell:
+    return Cell(BY_SLUG["uce"], "church", seed, folder, attacks, N)
 
 
 def stored(folder: Path, *records: CellRecord, name: str = "benchmark.json", prompts: int = N) -> Path:
@@ -127,16 +127,18 @@ def test_machines_hand_each_other_what_they_have(tmp_path: Path) -> None:
     assert [record for record, _ in read_earlier(files, N).records.values()] == [second]
 
 
-def test_a_record_of_another_training_is_refused(tmp_path: Path) -> None:
+def test_every_record_of_another_training_is_named_at_once(tmp_path: Path) -> None:
     record = measured_before(tmp_path / "before", {"unlearndiffatk": 7})
-    for settings, message in (
-        ({**record.settings, "concept": ["dog"]}, "was trained otherwise than its variant says: concept"),
-        ({}, "does not say with which settings it was trained"),
-    ):
-        file = stored(tmp_path, record.model_copy(update={"settings": settings}))
-        with pytest.raises(ConfigError, match=message) as caught:
-            told(tmp_path / "here", read_earlier([file], N))
-        assert f"delete its line in {file}" in str(caught.value)
+    other = record.model_copy(update={"settings": {**record.settings, "concept": ["dog"]}})
+    silent = record.model_copy(update={"seed": 1, "settings": {}})
+    file = stored(tmp_path, other, silent)
+    here = [cell(tmp_path / "here"), cell(tmp_path / "here", seed=1), cell(tmp_path / "here", seed=2)]
+    with pytest.raises(ConfigError, match=r"^2 of the records") as caught:
+        read_earlier([file], N).known_to(here, settings_of)
+    said = str(caught.value)
+    assert "concept ['dog'], not ['church']" in said
+    assert "it does not say with which settings" in said
+    assert said.count(str(file)) == 2
 
 
 def test_records_of_other_prompts_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from diffusers_erasure.benchmark.cells import cells
+from diffusers_erasure.benchmark.earlier import read_earlier
 from diffusers_erasure.benchmark.page import PAGE, RESULTS, STORED, texts, write_page
 from diffusers_erasure.benchmark.plots import CLEAR, PANEL, Place, apart, attacks_plot, retention_plot
-from diffusers_erasure.benchmark.profiles import ATTACKS, CONCEPTS
+from diffusers_erasure.benchmark.profiles import ATTACKS, CONCEPTS, PROFILES
 from diffusers_erasure.benchmark.shown import Shown
 from diffusers_erasure.benchmark.stored import CellRecord, Stored, read_stored
 from diffusers_erasure.benchmark.tables import excess_table, plain_table, typed_table, worst_table
 from diffusers_erasure.benchmark.variants import METHODS
+from diffusers_erasure.cli.bench import settings_of
 from diffusers_erasure.evaluation.records import Verdict
 
 from .made_cells import N, cell_record, figures, marks
@@ -78,7 +81,7 @@ def test_a_degenerate_training_is_never_shown_as_robust() -> None:
 
 def test_an_empty_benchmark_says_so_everywhere() -> None:
     files = texts(stored())
-    assert "1 of 285 cells are finished" in files[PAGE]
+    assert "of 285, **0 have figures** and **1 are finished**" in files[PAGE]
     assert files[PAGE].count("Not measured yet.") == 4
     assert (
         "confirmed: 0, agrees with the paper: 0, not confirmed: 0, undecided: 0, not measured yet: 23"
@@ -192,3 +195,11 @@ def test_the_page_is_made_again_from_its_own_file(tmp_path: Path) -> None:
 def test_the_published_page_is_what_its_file_says() -> None:
     for name, text in texts(read_stored(PUBLISHED / STORED)).items():
         assert (PUBLISHED / name).read_text(encoding="utf-8") == text, f"write {name} again"
+
+
+def test_the_published_figures_are_of_what_the_variants_stand_for() -> None:
+    found = read_stored(PUBLISHED / STORED)
+    every = [cell for one in PROFILES.values() for cell in cells(one, PUBLISHED)]
+    told = read_earlier([PUBLISHED / STORED], found.prompts).known_to(every, settings_of)
+    known = {(cell.variant.slug, cell.concept, cell.seed) for cell in told if cell.known is not None}
+    assert len(known) == len(found.cells)
