@@ -33,6 +33,8 @@ from diffusers_erasure.training.stopping import TrainingStopped
 from . import console, train_push
 
 PROGRAM = "diffusers-erasure train"
+DECIDES = ("preset", "pretrained_model_name_or_path", "concept_kind")
+"""Settings that, with the concepts, decide the defaults of the others."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,7 +78,8 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
             f"the flag for more"
         )
     argv, token = _take_out(argv, TOKEN)  # what goes wrong below may be shown with all values
-    chosen = spec.config.with_preset(_told(argv, "preset"), _told(argv, "pretrained_model_name_or_path"))
+    alone = {name: next(iter(_told(argv, name)), None) for name in DECIDES}
+    chosen = spec.config.with_preset({**alone, "concept": _told(argv, "concept")})
     try:
         config, unknown = tyro.cli(
             chosen,
@@ -94,13 +97,14 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
     return spec.config.model_validate(without_token(config.model_dump())).with_token(token)
 
 
-def _told(argv: Sequence[str], name: str) -> str | None:
-    """The value of a flag, before the flags are parsed: it decides the defaults of the others."""
+def _told(argv: Sequence[str], name: str) -> list[str]:
+    """The values of a flag, before the flags are parsed: they decide the defaults of others."""
+    found = []
     for index, flag in enumerate(argv):
         key, equals, value = flag.partition("=")
         if key.startswith("--") and key[2:].replace("-", "_") == name:
-            return value if equals else next(iter(argv[index + 1 : index + 2]), None)
-    return None
+            found += [value] if equals else argv[index + 1 : index + 2]
+    return found
 
 
 def _take_out(argv: Sequence[str], name: str) -> tuple[list[str], str | None]:

@@ -44,7 +44,7 @@ from diffusers_erasure.prompts import world_of
 from .advunlearn_settings import AdvUnlearnConfig
 from .advunlearn_task import AdvUnlearnTask
 from .artifact_run import train_to_artifact
-from .beginning import begun
+from .beginning import begun, check_base
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import records_with
@@ -73,6 +73,7 @@ def train_advunlearn(
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
+    check_base(config, base)
     with begun(config):
         components = DiffusionComponents.from_pipeline(pipe)
         world = world_of(base.id)

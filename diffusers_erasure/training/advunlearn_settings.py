@@ -33,8 +33,10 @@ class AdvUnlearnConfig(RetainSetConfig):
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
         {
             "object": Preset("the paper's, for objects: the first layer, γ = 0.5", _OBJECT),
-            "style": Preset("the paper's, for styles: the first layer, γ = 0.5", _OBJECT),
-            "nudity": Preset("the paper's, for nudity: every layer, γ = 0.3"),
+            "style": Preset(
+                "the paper's, for styles: the first layer, γ = 0.5", _OBJECT, made_for=("style",)
+            ),
+            "nudity": Preset("the paper's, for nudity: every layer, γ = 0.3", made_for=("nudity",)),
             "fast": Preset(
                 "the paper's fast AT, for objects and styles: one signed step",
                 {**_OBJECT, "attack_steps": 1, "attack_rule": "sign"},

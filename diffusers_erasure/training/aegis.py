@@ -40,7 +40,7 @@ from diffusers_erasure.prompts import world_of
 from .aegis_settings import AEGISConfig
 from .aegis_task import AEGISTask
 from .artifact_run import train_to_artifact
-from .beginning import begun
+from .beginning import begun, check_base
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import records_with
@@ -65,6 +65,7 @@ def train_aegis(
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
+    check_base(config, base)
     with begun(config):
         components = DiffusionComponents.from_pipeline(pipe)
         student = Student.of(

@@ -16,6 +16,7 @@ from diffusers_erasure.prompts import world_of
 from .callbacks import ReportProgress
 from .config import Progress, ProgressCallback
 from .loop import TrainingTask, run_training
+from .registry import method as registered
 from .settings import GradientTrainingConfig
 from .student import Student
 from .validation import validation_watchers
@@ -65,7 +66,7 @@ def train_to_artifact(
         pipe,
         {task.student.component: edit},
         method=method,
-        method_version="1",
+        method_version=registered(method).version,
         settings=config.records() if settings is None else settings,
         concepts=config.concepts,
         base=base,

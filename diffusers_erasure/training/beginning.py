@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.claiming import claimed, holder
+from diffusers_erasure.embedded import EMBEDDED_MODEL_ID
 from diffusers_erasure.errors import ConfigError, TrainingError
 
 from .agreement import agreed_settings
 from .checkpoint import LATEST, CheckpointFolder, agreed_in, check_agrees
-from .settings import TrainingSettings
+from .settings import GradientTrainingConfig, TrainingSettings
 from .trackers import known_trackers
 
 _HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
@@ -60,6 +62,23 @@ def begun(settings: TrainingSettings) -> Iterator[None]:
             yield
         finally:
             _HELD.reset(token)
+
+
+def check_base(config: GradientTrainingConfig, base: BaseModelRef) -> None:
+    """Refuse settings that were filled in for the embedded pipeline where another one is trained.
+
+    Args:
+        config: Settings.
+        base: What the artifact will say that it was made on.
+
+    Raises:
+        ConfigError: They were.
+    """
+    if config.preset == config.pretrained_model_name_or_path == EMBEDDED_MODEL_ID != base.id:
+        raise ConfigError(
+            f"the settings are those for the embedded pipeline, and the base is {base.id!r}; expected "
+            f"settings for that base; give pretrained_model_name_or_path={base.id!r} where they are made"
+        )
 
 
 def check_begins(settings: TrainingSettings) -> None:

@@ -53,6 +53,7 @@ from .compose_parts import (
 )
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS, further_record, retained_record
+from .registry import method
 from .stored_statistics import MAX_STATISTICS_BYTES, STATISTICS_NAME, pack_statistics
 from .student import StoredType
 from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
@@ -143,7 +144,7 @@ def compose_trce(
         pipe,
         {"unet": edit},
         method="trce",
-        method_version="1",
+        method_version=method("trce").version,
         settings=settings,
         concepts=[record for part in parts for record in part.concepts],
         base=parts[0].manifest.base,

@@ -101,14 +101,13 @@ class TrainingConfig(RunSettings):
         return self.model_copy(update={TOKEN: token})
 
     @classmethod
-    def with_preset(cls, preset: str | None, base: str | None) -> type[Self]:
+    def with_preset(cls, told: Mapping[str, Any]) -> type[Self]:
         """This class with the defaults of a preset, for methods that have presets.
 
         Args:
-            preset: The preset's name, if one was asked for.
-            base: The base model, if one was named.
+            told: What is known of the settings: the preset, the base model, the concepts and their kind.
         """
-        del preset, base
+        del told
         return cls
 
     @property

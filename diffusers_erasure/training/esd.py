@@ -37,7 +37,7 @@ from diffusers_erasure.diffusion import DiffusionComponents
 from diffusers_erasure.prompts import world_of
 
 from .artifact_run import train_to_artifact
-from .beginning import begun
+from .beginning import begun, check_base
 from .concept_prompts import concept_prompts
 from .config import Progress, ProgressCallback, silent
 from .esd_settings import ESDConfig
@@ -63,6 +63,7 @@ def train_esd(
         TrainingError: The run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
+    check_base(config, base)
     with begun(config):
         components = DiffusionComponents.from_pipeline(pipe)
         world = world_of(base.id)

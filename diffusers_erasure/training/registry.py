@@ -52,7 +52,7 @@ class MethodSpec:
         name: What the user types.
         config: Its settings class.
         train: The method itself.
-        version: Raised when its results change.
+        version: Raised when its results change; every artifact says of which it is.
         summary: One line for tables.
         module: Where it comes from.
     """

@@ -109,10 +109,12 @@ class Preset:
     Attributes:
         about: Whose they are, in one line.
         values: Field name to default.
+        made_for: Concepts, or kinds of concepts, that `auto` takes it for.
     """
 
     about: str
     values: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    made_for: tuple[str, ...] = ()
 
 
 class GradientTrainingConfig(TrainingConfig, TrainingSettings):
@@ -120,7 +122,7 @@ class GradientTrainingConfig(TrainingConfig, TrainingSettings):
 
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({"paper": Preset("the paper's defaults")})
 
-    preset: str = setting(AUTO, "whose defaults: auto goes by the base model")
+    preset: str = setting(AUTO, "whose defaults: auto goes by base model and concept")
     artifact_dtype: StoredType = setting(
         "float32", "precision in which the changes are stored", recorded=False
     )
@@ -129,25 +131,40 @@ class GradientTrainingConfig(TrainingConfig, TrainingSettings):
     num_validation_images: int = setting(2, "pictures of each validation prompt", recorded=False, ge=1)
 
     @classmethod
-    def preset_name(cls, preset: str | None, base: str | None) -> str:
-        """The preset that is meant, `auto` resolved.
+    def preset_name(cls, told: Mapping[str, Any]) -> str:
+        """The preset that is meant.
+
+        `auto` on the embedded pipeline is the one that was made for it. On others it is the one that was made
+        for a concept of that name (nudity) or kind (style), and else the first.
+
+        Args:
+            told: The settings that were given; `preset`, `pretrained_model_name_or_path`, `concept` and
+                `concept_kind` count.
 
         Raises:
             ConfigError: There is no such preset.
         """
+        preset = told.get("preset")
         if preset in (None, AUTO):
-            named = (EMBEDDED_MODEL_ID if base is None else base) == EMBEDDED_MODEL_ID
-            return (
-                EMBEDDED_MODEL_ID if named and EMBEDDED_MODEL_ID in cls.presets else next(iter(cls.presets))
-            )
+            base = told.get("pretrained_model_name_or_path")
+            if base in (None, EMBEDDED_MODEL_ID) and EMBEDDED_MODEL_ID in cls.presets:
+                return EMBEDDED_MODEL_ID
+            concepts = told.get("concept") or ()
+            words = [concepts] if isinstance(concepts, str) else [str(one) for one in concepts]
+            wanted = (*(word.strip().casefold() for word in words), str(told.get("concept_kind")))
+            made_for = (name for word in wanted for name, one in cls.presets.items() if word in one.made_for)
+            return next(made_for, next(iter(cls.presets)))
         if preset in cls.presets:
             return str(preset)
         near = get_close_matches(str(preset), cls.presets, n=1)
-        known = "; ".join(f"{name} ({about.about})" for name, about in cls.presets.items())
         raise ConfigError(
-            f"there is no preset {preset!r}; known presets are {AUTO}, {known}; "
+            f"there is no preset {preset!r}; known presets are {AUTO}, {cls._known_presets()}; "
             f"{f'did you mean {near[0]!r}?' if near else 'choose one of them'}"
         )
+
+    @classmethod
+    def _known_presets(cls) -> str:
+        return "; ".join(f"{name} ({one.about})" for name, one in cls.presets.items())
 
     @model_validator(mode="before")
     @classmethod
@@ -155,7 +172,7 @@ class GradientTrainingConfig(TrainingConfig, TrainingSettings):
         """Fill in the preset's values for what is not given."""
         if not isinstance(values, Mapping):
             return values
-        name = cls.preset_name(values.get("preset"), values.get("pretrained_model_name_or_path"))
+        name = cls.preset_name(values)
         return {**cls.presets[name].values, **values, "preset": name}
 
     @property
@@ -178,20 +195,23 @@ class GradientTrainingConfig(TrainingConfig, TrainingSettings):
         return self
 
     @classmethod
-    def with_preset(cls, preset: str | None, base: str | None) -> type[Self]:
+    def with_preset(cls, told: Mapping[str, Any]) -> type[Self]:
         """This class with the defaults of a preset in its fields, as `--help` shows them.
 
         Args:
-            preset: The preset's name; None and "auto" go by the base model.
-            base: The base model; None is the default one.
+            told: What is known of the settings, as for `preset_name`.
 
         Raises:
             ConfigError: There is no such preset.
         """
-        name = cls.preset_name(preset, base)
+        name = cls.preset_name(told)
         fields: dict[str, Any] = {}
         for key, value in {**cls.presets[name].values, "preset": name}.items():
             info = copy.copy(cls.model_fields[key])
             info.default = value
             fields[key] = (info.annotation, info)
+        fields["preset"][1].description = (
+            f"whose defaults, of {AUTO} (by base model and concept), {cls._known_presets()}; the defaults "
+            "shown here are those of the one that these flags come to"
+        )
         return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)

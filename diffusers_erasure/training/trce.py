@@ -61,10 +61,10 @@ from diffusers_erasure.diffusion import DiffusionComponents, TextProjection, tex
 from diffusers_erasure.prompts import PromptPair, World, erasure_pairs, world_of
 
 from .artifact_run import train_to_artifact
-from .beginning import begun
+from .beginning import begun, check_base
 from .config import Progress, ProgressCallback, silent
 from .prompt_records import FURTHER_PROMPTS, RETAINED_PROMPTS, further_record, retained_record
-from .registry import erasure_method
+from .registry import erasure_method, method
 from .stored_statistics import STATISTICS_NAME, pack_statistics
 from .student import Student
 from .text_edit import TextEdit, cross_attention_edit, right_factor_edit
@@ -92,6 +92,7 @@ def train_trce(
         TrainingError: The Gram matrix is singular, the run diverges, or a checkpoint belongs to another run.
         TrainingStopped: A signal asked to stop; the run is saved.
     """
+    check_base(config, base)
     return _Run(pipe, config, base, progress).artifact()
 
 
@@ -146,7 +147,7 @@ class _Run:
             self.pipe,
             {"unet": edit},
             method="trce",
-            method_version="1",
+            method_version=method("trce").version,
             settings=self._records(),
             concepts=config.concepts,
             base=self.base,

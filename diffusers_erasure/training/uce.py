@@ -34,7 +34,7 @@ from diffusers_erasure.settings import setting
 
 from .closed_form import Penalties, PriorStatistics
 from .config import Progress, ProgressCallback, TrainingConfig, silent
-from .registry import erasure_method
+from .registry import erasure_method, method
 from .text_edit import right_factor_edit, solve_pairs
 from .text_states import align_pairs, prior_statistics
 from .token_positions import TokenPositions, needs_padding
@@ -112,7 +112,7 @@ def train_uce(
         pipe,
         {"unet": right_factor_edit(found.factor, projections)},
         method="uce",
-        method_version="1",
+        method_version=method("uce").version,
         settings=config.records(),
         concepts=config.concepts,
         base=base,

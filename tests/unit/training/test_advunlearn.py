@@ -93,8 +93,25 @@ def test_defaults_and_presets_are_the_papers() -> None:
     assert (fast.attack_steps, fast.attack_rule) == (1, "sign")
     code = AdvUnlearnConfig.parse({"concept": ["x"], "preset": "reference"})
     assert (code.deviations, code.adversary_warmup_steps, code.alignment) == (DEVIATIONS, 200, "compvis")
-    auto = AdvUnlearnConfig.parse({"concept": ["x"], "pretrained_model_name_or_path": "org/model"})
-    assert auto.preset == "object"
+
+
+@pytest.mark.parametrize(
+    ("told", "preset"),
+    [
+        ({"concept": ["x"]}, "object"),
+        ({"concept": ["x"], "concept_kind": "style"}, "style"),
+        ({"concept": ["gun", "Nudity "]}, "nudity"),
+        ({"concept": ["x"], "concept_kind": "theme"}, "object"),
+        ({"concept": ["fast"]}, "object"),
+        ({"concept": ["nudity"], "preset": "fast"}, "fast"),
+    ],
+)
+def test_auto_goes_by_the_concept_on_other_bases(told: dict[str, object], preset: str) -> None:
+    base = {"pretrained_model_name_or_path": "org/model"}
+    chosen = AdvUnlearnConfig.parse({**told, **base})
+    assert chosen.preset == preset
+    assert chosen.train_method == AdvUnlearnConfig.parse({**told, **base, "preset": preset}).train_method
+    assert AdvUnlearnConfig.parse({**told, "preset": "auto"}).preset == "embedded"
 
 
 @pytest.mark.parametrize("rule", ["adam", "sign"])

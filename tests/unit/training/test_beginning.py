@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.claiming import CAN_LOCK, claimed
 from diffusers_erasure.errors import ConfigError, MissingDependencyError, TrainingError
-from diffusers_erasure.training import Progress
+from diffusers_erasure.training import Progress, method
 from diffusers_erasure.training.advunlearn import train_advunlearn
 from diffusers_erasure.training.advunlearn_settings import AdvUnlearnConfig
 from diffusers_erasure.training.aegis_settings import AEGISConfig
@@ -60,7 +60,12 @@ def test_one_that_can_is_let_through(tmp_path: Path) -> None:
 def test_latents_are_not_made_for_nothing(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
     told: list[Progress] = []
     config = AdvUnlearnConfig.parse(
-        {"concept": ["dog"], "output_dir": tmp_path / "run", "resume_from_checkpoint": "checkpoint-3"}
+        {
+            "concept": ["dog"],
+            "pretrained_model_name_or_path": BASE.id,
+            "output_dir": tmp_path / "run",
+            "resume_from_checkpoint": "checkpoint-3",
+        }
     )
     with pytest.raises(TrainingError, match="is no checkpoint"):
         train_advunlearn(tiny_pipe, config, base=BASE, progress=told.append)
@@ -80,7 +85,8 @@ def test_two_runs_do_not_share_a_folder(tiny_pipe: StableDiffusionPipeline, tmp_
                 TrainingError, match=rf"another run is going on in .* \(process {os.getpid()} "
             ):
                 train(tmp_path / "run", **values)
-        config = ESDConfig.parse({"concept": ["dog"], "output_dir": tmp_path / "run", "overwrite": True})
+        place = {"output_dir": tmp_path / "run", "overwrite": True, "pretrained_model_name_or_path": BASE.id}
+        config = ESDConfig.parse({"concept": ["dog"], **place})
         with pytest.raises(TrainingError, match=message):
             train_esd(tiny_pipe, config, base=BASE, progress=told.append)
         train(tmp_path / "other")
@@ -155,3 +161,14 @@ def test_a_setting_that_would_do_nothing_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         kind.parse({"concept": ["dog"], **values})
+
+
+@pytest.mark.parametrize("name", ["esd", "advunlearn", "trce", "aegis"])
+def test_settings_of_the_embedded_pipeline_are_refused_on_others(
+    tiny_pipe: StableDiffusionPipeline, name: str
+) -> None:
+    spec = method(name)
+    with pytest.raises(
+        ConfigError, match="are those for the embedded pipeline, and the base is 'org/"
+    ):
+        spec.train(tiny_pipe, spec.config.parse({"concept": ["dog"]}), base=BaseModelRef(id="org/model"))

@@ -9,9 +9,11 @@ from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
+from diffusers import StableDiffusionPipeline
 
 import diffusers_erasure.training
 from diffusers_erasure import discovery
+from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.cli import train as command
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.training import TrainingConfig, erasure_method, method, methods, registry
@@ -112,6 +114,22 @@ def test_an_entry_point_is_a_method_and_a_broken_one_is_said(
     assert "SyntaxError" in caplog.text
     assert "mini-foreign" not in methods()
     sys.modules.pop("mini_package")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("uce", {"retain_prompts": "none", "retain": ["cat"]}),
+        ("esd", {"max_train_steps": 1, "num_inference_steps": 2, "pretrained_model_name_or_path": "tiny"}),
+    ],
+)
+def test_an_artifact_says_of_which_version_of_its_method_it_is(
+    fresh_registry: None, tiny_pipe: StableDiffusionPipeline, name: str, own: dict[str, object]
+) -> None:
+    spec = method(name)
+    erasure_method(name=name, config=spec.config, version="7")(spec.train)
+    settings = spec.config.parse({"concept": ["dog"], "num_templates": 1, "use_synonyms": False, **own})
+    assert spec.train(tiny_pipe, settings, base=BaseModelRef(id="tiny")).manifest.method_version == "7"
 
 
 def test_a_name_belongs_to_one_method(fresh_registry: None) -> None:
