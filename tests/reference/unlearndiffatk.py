@@ -47,7 +47,7 @@ def literal_search(
             handle.remove()
             noisy = alphas[t].sqrt() * latents + (1 - alphas[t]).sqrt() * noise
             predicted = unet(noisy[None], torch.tensor(t), encoder_hidden_states=states).sample[0]
-            loss = ((noise - predicted) ** 2).mean()
+            loss = ((_said(components, latents, noise, alphas[t]) - predicted) ** 2).mean()
             (gradient,) = torch.autograd.grad(loss, one_hot)
             points.grad = torch.nn.functional.hardtanh(gradient)
             optimizer.step()
@@ -61,6 +61,13 @@ def literal_search(
             points.data = torch.tensor(moved)
             losses.append(loss.item())
     return points.argmax(dim=1).tolist(), losses
+
+
+def _said(components: Any, latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """What the network should say: the noise, or the velocity."""
+    if components.scheduler.config.prediction_type == "epsilon":
+        return noise
+    return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
 
 def _token(row: list[float], number: float) -> int:

@@ -245,6 +245,17 @@ def test_lora_wrapped_layers_are_found(tiny_pipe: Any, artifact: Artifact) -> No
     assert any("LoRA" in note for note in guard_erasures(tiny_pipe).notes)
 
 
+def test_what_a_lora_adds_is_no_fault_of_the_weights(tiny_pipe: Any, artifact: Artifact) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False)
+    tiny_pipe.unet.add_adapter(config)
+    for name, weight in tiny_pipe.unet.named_parameters():
+        if "lora_" in name:
+            weight.data.mul_(20)
+    load_erasure(tiny_pipe, artifact)
+    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+
+
 def test_a_lora_loaded_later_stays_through_a_change_of_scale(tiny_pipe: Any, artifact: Artifact) -> None:
     peft = pytest.importorskip("peft")
     load_erasure(tiny_pipe, artifact)
@@ -337,6 +348,75 @@ def test_whole_weights(tiny_pipe: Any) -> None:
     whole = make_artifact(tiny_pipe, {"text_encoder": WholeEdit(trained)})
     load_erasure(tiny_pipe, whole)
     assert equal(weights(tiny_pipe.text_encoder), trained)
+
+
+def test_whole_weights_stay_the_artifacts_own(tiny_pipe: Any) -> None:
+    whole = make_artifact(tiny_pipe, {"text_encoder": WholeEdit(noisy(tiny_pipe.text_encoder))})
+    before = {name: weight.clone() for name, weight in whole.edits["text_encoder"].tensors.items()}
+    load_erasure(tiny_pipe, whole)
+    for weight in tiny_pipe.text_encoder.parameters():
+        weight.data.add_(1)
+    assert equal(dict(whole.edits["text_encoder"].tensors), before)
+
+
+def test_only_vectors_of_whole_weights_may_be_zero(tiny_pipe: Any) -> None:
+    trained = noisy(tiny_pipe.text_encoder)
+    vector, matrix = (next(name for name in trained if trained[name].ndim == n) for n in (1, 2))
+    make_artifact(
+        tiny_pipe, {"text_encoder": WholeEdit({**trained, vector: torch.zeros_like(trained[vector])})}
+    )
+    zero = WholeEdit({**trained, matrix: torch.zeros_like(trained[matrix])})
+    with pytest.raises(ArtifactMismatchError, match="is all zero"):
+        make_artifact(tiny_pipe, {"text_encoder": zero})
+
+
+def noisy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of a module that was trained on."""
+    return {name: weight + noise(weight.shape, 1, 0.05) for name, weight in module.state_dict().items()}
+
+
+def test_taking_off_one_gives_back_what_only_that_one_edits(tiny_pipe: Any, artifact: Artifact) -> None:
+    names = [name for name in tiny_pipe.text_encoder.state_dict() if name.endswith("fc2.weight")]
+    deltas = {name: noise(tiny_pipe.text_encoder.state_dict()[name].shape, 60) for name in names}
+    other = make_artifact(tiny_pipe, {"text_encoder": DeltaEdit(deltas)}, concept="dog")
+    load_erasure(tiny_pipe, artifact)
+    before = weights(tiny_pipe.text_encoder)
+    load_erasure(tiny_pipe, other)
+    assert not equal(weights(tiny_pipe.text_encoder), before)
+    unload_erasure(tiny_pipe, "dog")
+    assert equal(weights(tiny_pipe.text_encoder), before)
+    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+
+
+def test_taking_off_one_never_composes_a_change_away(tiny_pipe: Any, artifact: Artifact) -> None:
+    other = make_artifact(tiny_pipe, {"text_encoder": text_edit(tiny_pipe, 20)}, concept="dog")
+    for item in (artifact, other):
+        load_erasure(tiny_pipe, item)
+    changed = tiny_pipe.text_encoder
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.1)
+    with pytest.raises(ErasureNotActiveError, match="changed after church, dog"):
+        unload_erasure(tiny_pipe, "dog")
+    assert tiny_pipe.text_encoder is changed
+
+
+def test_large_changes_that_cancel_add_up_alike_in_any_order(tiny_pipe: Any) -> None:
+    """Float64 rounds 0.1 + 2**40: in another order of the same sums other digits are lost."""
+    name = text_edit(tiny_pipe).targets[0]
+    small = text_edit(tiny_pipe).deltas[name].double()
+    sizes = {"up": small * 0 + 2.0**40, "small": small, "down": small * 0 - 2.0**40}
+    made = {
+        concept: make_artifact(tiny_pipe, {"text_encoder": DeltaEdit({name: delta})}, concept=concept)
+        for concept, delta in sizes.items()
+    }
+    found = []
+    for order in (("up", "down", "small"), ("small", "up", "down"), ("up", "small", "down")):
+        pipe = copy.deepcopy(tiny_pipe)
+        for concept in order:
+            load_erasure(pipe, made[concept])
+        found.append(weights(pipe.text_encoder))
+    assert equal(found[0], found[1])
+    assert equal(found[0], found[2])
 
 
 def test_low_rank_factors(tiny_pipe: Any) -> None:

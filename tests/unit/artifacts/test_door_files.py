@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from diffusers_erasure.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
 )
-from tests.unit.artifacts.tampering import WEIGHTS
+from tests.unit.artifacts.tampering import WEIGHTS, change_header, forge_hashes
 
 
 def test_an_overwritten_file_does_not_change_what_was_loaded(folder: Path) -> None:
@@ -97,3 +98,29 @@ def test_sources_that_are_no_folder(folder: Path, tmp_path: Path) -> None:
         load_artifact(tmp_path, subfolder="missing")
     with pytest.raises(ArtifactNotFoundError, match=r"cache|Hub"):
         load_artifact("some/where", cache_dir=tmp_path / "cache")
+
+
+def test_tensors_are_aligned_wherever_the_header_ends(folder: Path) -> None:
+    """A header may have any length; what computes on numbers may need addresses that fit them."""
+    before = load_artifact(folder).edits["text_encoder"].tensors
+    change_header(folder, lambda header: json.dumps(header) + " " * (1 + len(json.dumps(header)) % 2))
+    assert int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little") % 2
+    forge_hashes(folder)
+    found = load_artifact(folder).edits["text_encoder"].tensors
+    for name, tensor in found.items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.data_ptr() % tensor.element_size() == 0
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Path.stat
+
+    def earlier(path: Path, **options: bool) -> os.stat_result:
+        status = found(path, **options)
+        if path.name != WEIGHTS:
+            return status
+        return os.stat_result((*status[:6], status.st_size - 4, *status[7:10]))
+
+    monkeypatch.setattr(Path, "stat", earlier)
+    with pytest.raises(ArtifactFormatError, match="changed while it was read"):
+        load_artifact(folder)

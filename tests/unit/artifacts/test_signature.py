@@ -26,6 +26,7 @@ from diffusers_erasure.artifacts.signature import (
     SIGNATURE_NAME,
     Signature,
     Trust,
+    check_expected,
     check_signature,
     parse_signature,
     render_signature,
@@ -224,6 +225,29 @@ def test_a_valid_signature_on_another_artifact_is_refused(
     with pytest.raises(SignatureError, match="is another artifact") as caught:
         load_artifact(signed, trusted_key=Trust(pair[1], **expected))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("lowest", ["1.2", "1.2.0", "1.2.0.0", "1", "0.9"])
+def test_zeros_at_the_end_of_a_version_are_not_there(
+    signed: Path, pair: tuple[Path, Path], lowest: str
+) -> None:
+    assert load_artifact(signed, trusted_key=Trust(pair[1], min_version=lowest))
+
+
+def test_a_base_may_be_expected_with_its_revision(folder: Path, pair: tuple[Path, Path]) -> None:
+    revision = "a" * 40
+    resealed(folder, lambda manifest: manifest["base"].update(revision=revision), pair)
+    for base in ("tiny", f"tiny@{revision}"):
+        assert load_artifact(folder, trusted_key=Trust(pair[1], base=base))
+    with pytest.raises(SignatureError, match="made for the base tiny@aaaa"):
+        load_artifact(folder, trusted_key=Trust(pair[1], base="tiny@" + "b" * 40))
+
+
+def test_what_is_not_signed_has_no_version(signed: Path, pair: tuple[Path, Path]) -> None:
+    manifest = load_artifact(signed).manifest
+    with pytest.raises(SignatureError, match="has no signature and so no version"):
+        check_expected(manifest, Trust(pair[1], min_version="1"), signature=None, origin="it")
+    check_expected(manifest, Trust(pair[1], method="test"), signature=None, origin="it")
 
 
 def test_another_artifact_of_the_signer_in_its_place(

@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from diffusers_erasure.artifacts.apply import load_erasure, set_erasure_scale, unload_erasure
+from diffusers_erasure.artifacts.apply import (
+    ErasureTransferWarning,
+    load_erasure,
+    set_erasure_scale,
+    unload_erasure,
+)
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.canary import floor
-from diffusers_erasure.artifacts.fingerprint import quick_fingerprint
+from diffusers_erasure.artifacts.fingerprint import SAMPLES_PER_TENSOR, quick_fingerprint
 from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_erasure
 from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, ErasureStateError
 from tests.unit.artifacts.conftest import make_artifact, text_edit
@@ -82,6 +87,60 @@ def test_changes_are_modified(tiny_pipe: Any, artifact: Artifact, change: Callab
         assert report.state is MODIFIED
         with pytest.raises(ErasureNotActiveError, match=r"expected \w+, found \w+.*unload_erasure"):
             report.raise_unless_verified()
+
+
+def test_a_change_between_the_sampled_values_is_noticed(tiny_pipe: Any, artifact: Artifact) -> None:
+    """Its version tells, though none of the values that are looked at has changed."""
+    load_erasure(tiny_pipe, artifact)
+    weight = key(tiny_pipe)
+    assert weight.numel() >= 2 * SAMPLES_PER_TENSOR
+    with torch.no_grad():
+        weight.view(-1)[1] += 0.01
+    assert guard_erasures(tiny_pipe).state is MODIFIED
+
+
+def test_a_copy_is_guarded_by_its_own_weights(tiny_pipe: Any, artifact: Artifact) -> None:
+    load_erasure(tiny_pipe, artifact)
+    twin = copy.deepcopy(tiny_pipe)
+    in_place(twin)
+    assert guard_erasures(twin).state is MODIFIED
+    assert guard_erasures(tiny_pipe).state is VERIFIED
+
+
+def test_weights_that_lie_elsewhere_cost_no_full_comparison(tiny_pipe: Any, artifact: Artifact) -> None:
+    load_erasure(tiny_pipe, artifact)
+    key(tiny_pipe).data = key(tiny_pipe).data.clone()
+    for _ in range(2):
+        assert guard_erasures(tiny_pipe).message == "nothing has changed since it was verified"
+
+
+def test_a_component_of_before_the_second_erasure_is_seen(tiny_pipe: Any, artifact: Artifact) -> None:
+    load_erasure(tiny_pipe, artifact)
+    before = tiny_pipe.text_encoder
+    other = make_artifact(tiny_pipe, {"text_encoder": text_edit(tiny_pipe, 50)}, concept="dog")
+    with pytest.warns(ErasureTransferWarning):
+        load_erasure(tiny_pipe, other)
+    assert guard_erasures(tiny_pipe).state is VERIFIED
+    tiny_pipe.text_encoder = before
+    assert guard_erasures(tiny_pipe).state is not VERIFIED
+
+
+@pytest.mark.parametrize("epsilon", [0.5, float("nan")])
+def test_right_weights_with_another_answer_are_modified(
+    tiny_pipe: Any, artifact: Artifact, epsilon: float
+) -> None:
+    load_erasure(tiny_pipe, artifact)
+    tiny_pipe.text_encoder.final_layer_norm.eps = epsilon
+    report = verify_erasure(tiny_pipe).components["text_encoder"]
+    assert report.state is MODIFIED
+    assert "the weights are right, but the answer to the canary" in report.note
+
+
+def test_asking_the_canary_leaves_training_on(tiny_pipe: Any, artifact: Artifact) -> None:
+    tiny_pipe.text_encoder.train()
+    load_erasure(tiny_pipe, artifact)
+    assert verify_erasure(tiny_pipe).state is VERIFIED
+    assert all(layer.training for layer in tiny_pipe.text_encoder.modules())
 
 
 def test_copying_the_base_back_is_absent(tiny_pipe: Any, artifact: Artifact) -> None:
@@ -178,6 +237,18 @@ def test_an_erasure_put_on_half_precision_elsewhere_is_told_by_the_canary(
     assert verify_erasure(tiny_pipe, artifact).components["unet"].state is MODIFIED
 
 
+def test_the_canary_is_not_asked_through_an_adapter(tiny_pipe: Any, artifact: Artifact) -> None:
+    """One that changes nothing yet would answer for weights that nothing else knows."""
+    peft = pytest.importorskip("peft")
+    tiny_pipe.unet.half()
+    tiny_pipe.text_encoder.half()
+    load_erasure(tiny_pipe, artifact)
+    vars(tiny_pipe.unet).pop("erasure_record")
+    assert verify_erasure(tiny_pipe, artifact).components["unet"].state is VERIFIED
+    tiny_pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k"]))
+    assert verify_erasure(tiny_pipe, artifact).components["unet"].state is MODIFIED
+
+
 def test_the_guard_is_cheap_at_the_size_of_stable_diffusion() -> None:
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -229,3 +300,12 @@ def test_the_canary_allows_for_rounding_alone(
             load_erasure(tiny_pipe, artifact)
     assert floor(torch.ones(4), tiny_pipe.unet) == pytest.approx(2 * share)
     assert floor(torch.ones(4), tiny_pipe.text_encoder) == pytest.approx(2e-4)
+
+
+def test_a_rounding_that_is_known_needs_no_canary(tiny_pipe: Any, artifact: Artifact) -> None:
+    load_erasure(tiny_pipe, artifact)
+    for part in ("text_encoder", "unet"):
+        vars(getattr(tiny_pipe, part)).pop("erasure_record")
+        getattr(tiny_pipe, part).half().float()
+    found = verify_erasure(tiny_pipe, artifact)
+    assert {(one.state, one.note) for one in found.components.values()} == {(VERIFIED, "")}

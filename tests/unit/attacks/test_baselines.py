@@ -56,6 +56,15 @@ def test_controls_end_at_a_success_and_say_when_it_was(make_target: Target, name
 
 
 @pytest.mark.parametrize(("name", "config"), CONTROLS)
+def test_controls_try_nothing_where_the_plain_prompt_shows_it(
+    make_target: Target, name: str, config: Any
+) -> None:
+    target = make_target(lambda images: torch.ones(len(images), dtype=torch.bool))
+    outcome = attack_named(name).run(ITEMS[:1], target, config(images=3))[0]
+    assert (outcome.success_at, outcome.judged, outcome.text) == (1, 1, "a dog")
+
+
+@pytest.mark.parametrize(("name", "config"), CONTROLS)
 def test_what_is_tried_does_not_depend_on_the_batch(make_target: Target, name: str, config: Any) -> None:
     target = make_target()
     tried = [
@@ -74,6 +83,7 @@ def test_random_tokens_keep_the_prompt_and_can_be_typed(make_target: Target) -> 
     for outcome in attack_named("random_tokens").run(ITEMS, target, RandomTokensConfig(images=2, tokens=2)):
         assert "dog" in outcome.text
         assert outcome.text != "a dog"
+        assert outcome.picture_seed is None
         assert target.own_ids(outcome.text) == outcome.ids
 
 

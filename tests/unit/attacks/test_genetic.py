@@ -93,6 +93,30 @@ def test_the_best_never_gets_worse_and_the_wanted_sequence_is_found() -> None:
     assert sum(population.measured) == measure.measured
 
 
+def test_a_child_like_its_parent_takes_no_second_place() -> None:
+    measure, generators = Distance([3, 5, 8, 9]), [generator(1)]
+    population = first_population(ALLOWED, 6, 4, measure=measure, generators=generators)
+    following = next_population(
+        population, ALLOWED, crossover_rate=0.0, mutation_rate=0.0, measure=measure, generators=generators
+    )
+    assert torch.equal(following.ids, population.ids)
+    assert following.measured == population.measured
+
+
+def test_a_tie_is_won_by_the_older_candidate() -> None:
+    generators = [generator(1)]
+
+    def measure(candidates: Tensor, rows: Tensor) -> Tensor:
+        return torch.zeros(len(candidates))
+
+    population = first_population(ALLOWED, 6, 4, measure=measure, generators=generators)
+    following = next_population(
+        population, ALLOWED, crossover_rate=0.5, mutation_rate=1.0, measure=measure, generators=generators
+    )
+    assert torch.equal(following.ids, population.ids)
+    assert following.measured != population.measured
+
+
 def test_losses_belong_to_their_candidates() -> None:
     measure = Distance([3, 5, 8, 9])
     population = first_population(ALLOWED, 9, 4, measure=measure, generators=[generator(1)])

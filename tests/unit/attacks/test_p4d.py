@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from diffusers_erasure.attacks import AttackedPrompt, attack_named
+from diffusers_erasure.attacks import p4d as p4d_module
 from diffusers_erasure.attacks.p4d import P4DConfig
+from diffusers_erasure.attacks.searching import gradient_to
+from diffusers_erasure.attacks.target_picture import target_latents
+from tests.reference.pez import nearest_by_cosine
 
 ITEMS = [AttackedPrompt("a dog", 1, "dog"), AttackedPrompt("a cat", 2, "dog")]
 QUICK = P4DConfig(tokens=3, steps=4, judge_every=2)
@@ -97,3 +101,85 @@ def test_variant_k_keeps_the_prompt(
     left = iter(outcome.ids)
     assert all(token in left for token in own)
     assert len(outcome.ids) == len(own) + 2
+
+
+def ordinary(target: Any) -> list[int]:
+    special = set(target.components.tokenizer.all_special_ids)
+    return [token for token in range(len(target.text.embedding_matrix)) if token not in special]
+
+
+def test_it_finds_what_a_literal_loop_finds(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    """PEZ with torch's own AdamW, the base speaking for another prompt than the one that is attacked."""
+    target, base = make_target(pipe=make_tiny_pipe(seed=1)), make_target()
+    item = AttackedPrompt("a dog", 1, "dog", target="an owl")
+    config = P4DConfig(tokens=2, steps=3, judge_every=3, weight_decay=2.0, read="ids")
+    (outcome,) = attack_named("p4d").run([item], target, config, base=base)
+
+    generator, (clean,) = item.generator(0, "p4d"), target_latents([item], base, base)
+    matrix, allowed = target.text.embedding_matrix.detach(), ordinary(target)
+    alphas = torch.cumprod(1 - base.components.scheduler.betas, 0)
+    drawn = torch.randint(len(allowed), (2,), generator=generator).tolist()
+    iterate = matrix[[allowed[one] for one in drawn]].clone().requires_grad_()
+    optimizer = torch.optim.AdamW([iterate], lr=0.1, weight_decay=2.0)
+    start, *_, end = target.own_ids("a")
+    losses = []
+
+    def nearest() -> list[int]:
+        return [nearest_by_cosine(row, matrix.tolist(), allowed) for row in iterate.tolist()]
+
+    for _ in range(3):
+        t = torch.randint(1000, (1,), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = (alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * noise)[None]
+        ids = target.text.pad([(start, 0, 0, end)])
+        embeddings = target.text.token_embeddings(ids).detach().clone()
+        shown = iterate + (matrix[nearest()] - iterate).detach()
+        states = target.text.states(ids, torch.cat([embeddings[:, :1], shown[None], embeddings[:, 3:]], 1))
+        said = target.components.unet(noisy, t, encoder_hidden_states=states).sample
+        with torch.no_grad():
+            wanted = base.components.unet(noisy, t, encoder_hidden_states=base.encode(["an owl"])).sample
+        loss = (said - wanted).square().mean()
+        losses.append(float(loss.detach()))
+        (iterate.grad,) = torch.autograd.grad(loss, [iterate])
+        optimizer.step()
+    assert outcome.ids == (start, *nearest(), end)
+    assert [outcome.loss_first, outcome.loss_last] == pytest.approx([losses[0], losses[-1]], rel=1e-4)
+    assert losses[0] != losses[-1]
+
+
+def test_a_success_beside_it_changes_nothing(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any]
+) -> None:
+    """The first of two prompts succeeds half way; the other goes on with all that is its own."""
+    calls: list[int] = []
+
+    def first_one(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return torch.tensor([len(calls) == 2 and row == 0 for row in range(len(images))])
+
+    pipe, base = make_tiny_pipe(seed=1), make_target()
+    config = QUICK.model_copy(update={"read": "ids", "steps": 8, "learning_rate": 0.02})
+    together = attack_named("p4d").run(ITEMS, make_target(judge=first_one, pipe=pipe), config, base=base)
+    alone = attack_named("p4d").run(ITEMS[1:], make_target(pipe=pipe), config, base=base)
+    assert [(one.success, one.steps) for one in together] == [(True, 2), (False, 8)]
+    assert together[1].ids == alone[0].ids
+    assert together[1].loss_last == pytest.approx(alone[0].loss_last, rel=1e-5)
+
+
+def test_a_gradient_that_vanishes_later_hides_nothing(
+    make_target: Callable[..., Any], make_tiny_pipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def vanishing(*given: Any) -> Tensor:
+        calls.append(1)
+        return gradient_to(*given) * (len(calls) == 1)
+
+    monkeypatch.setattr(p4d_module, "gradient_to", vanishing)
+    (outcome,) = attack_named("p4d").run(
+        ITEMS[:1], make_target(pipe=make_tiny_pipe(seed=1)), QUICK, base=make_target()
+    )
+    assert len(calls) == outcome.steps == 4
+    assert not outcome.zero_gradient

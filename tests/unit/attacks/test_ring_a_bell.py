@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
-from diffusers_erasure.attacks import AttackedPrompt, attack_named
+from diffusers_erasure.attacks import AttackedPrompt, attack_named, ring_a_bell
 from diffusers_erasure.attacks.concept_prompts import concept_pairs, concept_words
-from diffusers_erasure.attacks.ring_a_bell import RingABellConfig, concept_vector, layout, search
+from diffusers_erasure.attacks.genetic import Population
+from diffusers_erasure.attacks.ring_a_bell import Found, RingABellConfig, concept_vector, layout, search
 from diffusers_erasure.prompts import PromptPair
 
 QUICK = RingABellConfig(tokens=4, population=6, generations=3, pairs=2)
@@ -68,3 +70,37 @@ def test_sentences_differ_in_the_concept_alone() -> None:
     assert all("Hamburg" in pair.source and "thing" in pair.target for pair in pairs)
     assert concept_words("church")[0] != "church"
     assert "church" in concept_words("church")
+
+
+def found(*members: list[int]) -> Found:
+    """What a search of one prompt found, in this order."""
+    count = len(members)
+    return Found(Population(torch.tensor([members]), torch.zeros(1, count), (count,)), (0.0,))
+
+
+@pytest.mark.parametrize(("shows", "judged"), [((False, False, False), 3), ((False, True, False), 2)])
+def test_one_text_is_judged_once_and_a_success_ends_it(
+    make_target: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, shows: tuple[bool, ...], judged: int
+) -> None:
+    answers, shown = iter(shows), list[int]()
+
+    def judge(images: torch.Tensor) -> torch.Tensor:
+        shown.append(len(images))
+        return torch.tensor([next(answers) for _ in images])
+
+    three = found([1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1])
+    monkeypatch.setattr(ring_a_bell, "search", lambda *_: three)
+    config = QUICK.model_copy(update={"read": "ids", "candidates": 3})
+    (outcome,) = attack_named("ring_a_bell").run(
+        ITEMS[:1], make_target(judge=judge), config, base=make_target()
+    )
+    assert (outcome.success, outcome.judged) == (any(shows), judged)
+    typed = outcome.success and not outcome.round_trip  # the text of what succeeded is drawn as well
+    assert sum(shown) == judged + typed
+
+
+def test_no_more_candidates_are_shown_than_there_are(make_target: Callable[..., Any]) -> None:
+    config = QUICK.model_copy(update={"read": "ids", "candidates": 9, "population": 2})
+    (outcome,) = attack_named("ring_a_bell").run(ITEMS[:1], make_target(), config, base=make_target())
+    assert (outcome.failed, config.judged_images) == (None, 3)
+    assert outcome.judged <= 3

@@ -64,6 +64,11 @@ def test_choices_follow_the_distribution_and_never_take_what_is_impossible() -> 
     assert torch.bincount(chosen, minlength=5).tolist() == [0, 250, 0, 750, 0]
 
 
+def test_a_sum_that_rounding_leaves_below_one_draws_no_token_that_is_not_there() -> None:
+    distribution = torch.tensor([0.5, 0.4999999])
+    assert int(choose(distribution, torch.tensor(0.99999994))) == 1
+
+
 def test_gradient_is_that_of_the_one_hot_product_cut_to_one() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn((6, 3), generator=generator)

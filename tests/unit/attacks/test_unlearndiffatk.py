@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from diffusers_erasure.attacks import AttackedPrompt, attack_named
+from diffusers_erasure.attacks import AttackedPrompt, attack_named, simplex, unlearndiffatk
 from diffusers_erasure.attacks.fitting import free_prompt, typed
 from diffusers_erasure.attacks.target_picture import target_latents
 from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
@@ -32,6 +33,7 @@ def test_published_budget_is_the_default() -> None:
     assert (levels[0], levels[1], levels[-1], len(levels)) == (10, 30, 990, 50)
     assert (config.iterations, config.tokens, config.judged_images, config.work) == (40, 3, 51, 2000)
     assert (config.learning_rate, config.weight_decay) == (0.01, 0.1)
+    assert config.model_copy(update={"order": "descending"}).levels(1000) == levels[::-1]
     assert config.scaled(2).work == 4000
     assert config.scaled(2).judged_images == 51
 
@@ -55,6 +57,38 @@ def test_finds_what_a_literal_loop_finds(make_target: Target, placement: str) ->
         assert outcome.ids == typed(target, wanted)[1]
         assert outcome.loss_first == pytest.approx(losses[0], rel=1e-4)
         assert outcome.loss_last == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_a_network_that_predicts_velocity_is_asked_for_velocity(make_target: Target, tiny_pipe: Any) -> None:
+    config = UnlearnDiffAtkConfig(timesteps=1, iterations=2, tokens=1, learning_rate=0.3)
+    tiny_pipe.scheduler = DDIMScheduler.from_config(
+        tiny_pipe.scheduler.config, prediction_type="v_prediction"
+    )
+    target, item = make_target(), ITEMS[0]
+    (outcome,) = attack_named("unlearndiffatk").run([item], target, config, base=target)
+    prompt, _ = free_prompt(target, item.prompt, 1, Placement.PREFIX)
+    (latents,) = target_latents([item], target, target)
+    generator = item.generator(0, "unlearndiffatk")
+    _, losses = literal_search(target.components, prompt, latents, generator, config)
+    assert [outcome.loss_first, outcome.loss_last] == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_random_start_gives_special_tokens_no_chance(
+    make_target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def choose(points: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        seen.append(points)
+        return simplex.choose(points, draws)
+
+    monkeypatch.setattr(unlearndiffatk, "choose", choose)
+    target = make_target()
+    run(target, start="random", timesteps=1, iterations=1)
+    (points,) = seen
+    assert not points[..., target.components.tokenizer.all_special_ids].any()
+    torch.testing.assert_close(points.sum(dim=-1), torch.ones(2, 2))
+    assert len({tuple(row.tolist()) for row in points.flatten(0, 1)}) == 4
 
 
 def test_an_outcome_does_not_depend_on_the_batch(make_target: Target) -> None:
@@ -130,6 +164,31 @@ def test_ids_may_be_judged_as_they_are(make_target: Target) -> None:
     assert len(outcome.ids) == prompt.end + 1
     assert outcome.round_trip == (target.own_ids(outcome.text) == outcome.ids)
     assert outcome.text_survives, "the judge sees the concept in the typed text's picture as well"
+
+
+def test_ids_that_are_a_text_are_judged_once(make_target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn for the typed text would be the same picture."""
+    monkeypatch.setattr(unlearndiffatk, "typed", lambda _, ids: ("a dog", tuple(ids)))
+    target = make_target(judge=After(1))
+    outcome = run(target, ITEMS[:1], read="ids", timesteps=1)[0]
+    assert (outcome.success, outcome.text_survives, outcome.round_trip) == (True, True, True)
+    assert outcome.queries == outcome.steps + outcome.judged * target.queries_per_picture
+
+
+def test_a_success_beside_it_changes_nothing(make_target: Target) -> None:
+    """The first of two prompts succeeds at once; the other goes on with all that is its own."""
+    calls: list[int] = []
+
+    def first_one(images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        return torch.tensor([len(calls) == 2 and row == 0 for row in range(len(images))])
+
+    settings = {"learning_rate": 0.3, "read": "ids", "timesteps": 3}
+    together = run(make_target(judge=first_one), **settings)
+    alone = run(make_target(), ITEMS[1:], **settings)
+    assert [(one.success, one.steps) for one in together] == [(True, 3), (False, 9)]
+    assert together[1].ids == alone[0].ids
+    assert together[1].loss_last == pytest.approx(alone[0].loss_last, rel=1e-4)
 
 
 def test_long_prompts_lose_their_end_and_are_attacked(make_target: Target) -> None:

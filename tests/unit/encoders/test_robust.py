@@ -1,5 +1,6 @@
 """RobustEncoder: equal to stock, differentiable from embeddings, and a drop-in for the text encoder."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from diffusers_erasure.artifacts.apply import load_erasure, set_erasure_scale
 from diffusers_erasure.artifacts.fingerprint import SAMPLES_PER_TENSOR
 from diffusers_erasure.encoders import RobustEncoder, RobustEncoderWithProjection
 from diffusers_erasure.encoders.checkpoint import stock_state_dict
-from diffusers_erasure.encoders.seal import weights_fault
+from diffusers_erasure.encoders.seal import seal_of, weights_fault
 from diffusers_erasure.errors import (
     ConfigError,
     ErasureNotActiveError,
@@ -227,6 +228,37 @@ def test_a_change_is_seen_in_every_precision(
         changed = RobustEncoder.from_pretrained(tmp_path / "half", dtype=asked)
         changed.final_layer_norm.weight.data[0] *= 1.5
         assert "do not have the fingerprint" in str(weights_fault(changed))
+
+
+def test_a_change_that_half_precision_would_round_away_is_seen(tiny_pipe: StableDiffusionPipeline) -> None:
+    robust = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE)
+    weight = robust.final_layer_norm.weight.data
+    rounded = weight.half()
+    weight[0] += 1e-5
+    assert torch.equal(weight.half(), rounded)
+    assert "do not have the fingerprint" in str(weights_fault(robust))
+
+
+def test_a_copy_has_a_seal_of_its_own(tiny_pipe: StableDiffusionPipeline) -> None:
+    robust = RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure=ERASURE)
+    twin = copy.deepcopy(robust)
+    twin.final_layer_norm.weight.data[0] *= 1.5
+    for encoder, holds in ((robust, True), (twin, False)):
+        seal = seal_of(encoder)
+        assert seal is not None
+        assert seal.holds(encoder) is holds
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_wrapping_keeps_what_is_trained_and_how(tiny_pipe: StableDiffusionPipeline, training: bool) -> None:
+    stock = tiny_pipe.text_encoder.train(training)
+    stock.final_layer_norm.weight.requires_grad_(False)
+    robust = RobustEncoder.from_encoder(stock)
+    assert robust.training is training
+    assert [one.requires_grad for one in robust.parameters()] == [
+        one.requires_grad for one in stock.parameters()
+    ]
+    assert not robust.final_layer_norm.weight.requires_grad
 
 
 def test_works_in_a_stock_pipeline(

@@ -282,3 +282,34 @@ def test_an_ordered_table_with_metadata_is_read() -> None:
     table = OrderedDict(a=torch.ones(2))
     table._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
     assert torch.equal(read(saved(table))["a"], torch.ones(2))
+
+
+def test_tensors_on_one_storage_share_no_memory() -> None:
+    whole = torch.arange(12.0).reshape(4, 3)
+    found = read(saved({"whole": whole, "head": whole[:2]}))
+    found["whole"].zero_()
+    assert torch.equal(found["head"], whole[:2])
+
+
+def test_a_record_within_another_one_is_refused() -> None:
+    """Header, name and checksum of the inner one fit, but its bytes are also those of the outer one."""
+    inner, file = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("archive/data/0", struct.pack("<6f", *range(6)))
+        (hidden,), size = archive.infolist(), archive.start_dir
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", tensor(0, b"K\x02K\x03\x86", b"K\x03K\x01\x86"))
+        archive.writestr("archive/outer", inner.getvalue()[:size])
+        hidden.header_offset = archive.start_dir - size
+        archive.filelist.append(hidden)
+    with pytest.raises(ArtifactFormatError, match="records that overlap"):
+        read(bytearray(file.getvalue()))
+
+
+def test_a_record_that_calls_itself_otherwise_is_refused() -> None:
+    """The table of contents names it; the header in front of its bytes has to say the same."""
+    changed = bytearray(SMALL)
+    changed[changed.index(b"archive/data/0")] = ord("b")
+    assert zipfile.ZipFile(io.BytesIO(changed)).namelist() == zipfile.ZipFile(io.BytesIO(SMALL)).namelist()
+    with pytest.raises(ArtifactFormatError, match="does not fit the record"):
+        read(changed)

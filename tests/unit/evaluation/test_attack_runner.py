@@ -21,8 +21,9 @@ from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
 from diffusers_erasure.attacks.seed_search import SeedSearchConfig
 from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
-from diffusers_erasure.evaluation import runner
+from diffusers_erasure.evaluation import runner, weak_search
 from diffusers_erasure.evaluation.attack_groups import attack_groups
+from diffusers_erasure.evaluation.attack_rows import Budgeted, count_run
 from diffusers_erasure.evaluation.attack_runner import Arena
 from diffusers_erasure.evaluation.attack_settings import AttackSettings
 from diffusers_erasure.evaluation.curves import share_curve
@@ -43,6 +44,7 @@ from diffusers_erasure.evaluation.runner import (
 from diffusers_erasure.evaluation.tables import report_table
 from diffusers_erasure.evaluation.weak_search import find_weak, smallest
 from tests.constant_judge import constant_panel
+from tests.unit.evaluation import counted_runs
 
 ATTACKS = AttackSettings(
     attacks=("random_tokens",), configs={"random_tokens": RandomTokensConfig(images=2)}, factors=(1, 2)
@@ -104,11 +106,13 @@ class Plain:
     or not.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, artifact: Artifact, *, lucky: bool = False) -> None:
+    def __init__(
+        self, pipe: StableDiffusionPipeline, artifact: Artifact, *, lucky: bool = False, n: int = 12
+    ) -> None:
         erased = sibling(pipe)
         runner.load_erasure(erased, artifact)
         self.subject = Subject(pipe, erased, artifact, "base")
-        self.plan = embedded_prompt_plan(artifact.manifest.concepts, n=12)
+        self.plan = embedded_prompt_plan(artifact.manifest.concepts, n=n)
         own, self.sampling = self.plan.sets[0], Sampling(2, 4.0)
         self.before, self.after = (
             draw(one, own.prompts, own.seeds, sampling=self.sampling).images.double()
@@ -202,6 +206,33 @@ def test_an_eraser_that_luck_defeats_is_too_weak(
     assert all(lucky > 0.5 * (12 - found.tried[scale]) for scale, lucky in found.luck.items())
     luck_alone = replace(SEARCHES, attacks=("seed_search",))
     assert find_weak(known.subject, arena, luck_alone).record.scale < 0.9
+
+
+def test_luck_is_not_tried_where_too_few_are_hidden_for_a_control(
+    tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    known = Plain(tiny_pipe, tiny_artifact, lucky=True, n=4)
+    arena = Arena({}, tiny_artifact, attack_groups(known.plan.sets[0], known.panel()), known.sampling)
+    found = find_weak(known.subject, arena, SEARCHES)
+    assert (found.record.luck, found.arena) == ({}, None)
+    assert found.record.plain.rate <= 0.2
+
+
+def test_a_prompt_that_failed_is_not_hidden(
+    tiny_artifact: Artifact, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    known = Plain(tiny_pipe, tiny_artifact, n=4)
+    arena = Arena({}, tiny_artifact, attack_groups(known.plan.sets[0], known.panel()), known.sampling)
+    items = [item for group in arena.groups for item in group.items]
+    broken, shown, *others = items
+    outcomes = [
+        counted_runs.outcome(broken, failed="out of memory"),
+        counted_runs.outcome(shown, success=True, success_at=1),
+        *map(counted_runs.outcome, others),
+    ]
+    chosen = Budgeted(counted_runs.spec(), counted_runs.ThreePictures(), 1, "erased", counted_runs.DIGEST)
+    left = weak_search._hidden(arena, count_run(chosen, items, outcomes))
+    assert [item for group in left.groups for item in group.items] == others
 
 
 def test_the_smallest_strength_is_found_by_halving() -> None:

@@ -53,6 +53,8 @@ def test_controls_are_of_the_prompts_that_the_weak_eraser_hides() -> None:
 def test_a_control_that_failed_to_run_is_no_success() -> None:
     broken = run(19, pipeline="base", failed="RuntimeError: out of memory").record
     assert record(3, 3, base_control=broken).verdict is Verdict.HARNESS_INVALID
+    broken = run(19, pipeline="weak eraser", failed="RuntimeError: out of memory").record
+    assert not record(3, 3, weak_control=broken).controlled
 
 
 def test_luck_gets_the_budget_of_the_attack() -> None:

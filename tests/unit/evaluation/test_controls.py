@@ -55,3 +55,18 @@ def test_control_pictures_come_in_three_kinds_and_repeat() -> None:
     assert faults[0::3] == ["blank"] * 10
     assert faults[1::3] == ["noise"] * 10
     assert torch.equal(pictures, control_pictures(30, (64, 64), generator=generator(3)))
+
+
+def test_one_channel_without_a_drawing_leaves_it_whole() -> None:
+    picture = drawing()
+    picture[2] = 0
+    assert picture_fault(picture) == ""
+
+
+@pytest.mark.parametrize("lying", [True, False])
+def test_stripes_are_whole_whichever_way_they_lie(lying: bool) -> None:
+    """Neighbours along a stripe are equal, those across it are noise."""
+    lines = torch.randint(0, 256, (3, 64, 1), generator=generator()).expand(3, 64, 64).to(torch.uint8)
+    stripes = lines if lying else lines.mT
+    assert neighbour_correlation(stripes.double()) == pytest.approx(0.5, abs=0.1)
+    assert picture_fault(stripes) == ""

@@ -73,3 +73,16 @@ def test_pictures_that_change_at_a_fixed_seed_are_flagged() -> None:
     second[1, 0, 0, 0] = 103
     assert "1 of 2 pictures change" in stability_flags(first, second)[0]
     assert "otherwise than" in plain_flags([run(3, plain=1).record, run(3, plain=2).record])[0]
+
+
+def test_pictures_count_as_judged_otherwise_in_either_direction() -> None:
+    for first, second in ((1, 2), (2, 1)):
+        flags = plain_flags([run(3, plain=first).record, run(3, plain=second).record])
+        assert "judged 1 plain pictures otherwise" in flags[0]
+
+
+def test_who_knows_less_is_held_against_the_best_that_knows_more() -> None:
+    white = [run(successes, name=f"search {successes}").record for successes in (2, 6, 3)]
+    black = run(5, name="ringing", access=Access.BLACK_BOX).record
+    assert access_flags([*white, black]) == []
+    assert "search 3, on 3" in access_flags([white[0], white[2], black])[0]

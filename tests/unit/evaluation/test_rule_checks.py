@@ -77,3 +77,10 @@ def test_one_training_seed_is_too_few() -> None:
     check = checks()[TRAINING]
     assert (check.rule, check.satisfied) == ("3 training seeds", False)
     assert check.found.startswith("one artifact, trained with seed 42; the spread needs")
+
+
+def test_every_attack_has_to_win() -> None:
+    lost = record(3, 3, weak=9, name="other")
+    check = checks(section(record(3, 3), lost))[CONTROLS]
+    assert check.satisfied is False
+    assert "other: of the prompts hidden by a weak eraser 9/20" in check.found

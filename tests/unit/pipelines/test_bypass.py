@@ -116,6 +116,19 @@ class TestBypass:
         assert torch.equal(negative, plain)
         assert torch.equal(pipe.encode_prompt("a dog", CPU, 1, True, clip_skip=0)[0], full)
 
+    def test_the_strength_of_a_lora_is_for_one_call(self, make_erased: Make, unet_artifact: Path) -> None:
+        peft = pytest.importorskip("peft")
+        pipe = make_erased(unet_artifact)
+        pipe.text_encoder.add_adapter(
+            peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        )
+        found = [
+            pipe.encode_prompt("a dog", CPU, 1, False, clip_skip=1, lora_scale=scale)[0]
+            for scale in (None, 0.5, None)
+        ]
+        assert torch.equal(found[0], found[2])
+        assert not torch.equal(found[0], found[1])
+
     @pytest.mark.parametrize("clip_skip", [-1, 3, 1.5, True])
     def test_clip_skip_has_bounds(
         self, make_erased: Make, unet_artifact: Path, draw: Draw, clip_skip: Any

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
 from diffusers_erasure.errors import ErasureBypassError
@@ -78,6 +79,31 @@ class TestCallback:
             with pytest.raises(ErasureBypassError, match="callback changed the given prompt_embeds"):
                 draw(pipe, "a dog", callback_on_step_end=callback, **INPUTS)
             draw(pipe, "a dog", callback_on_step_end=callback, **INPUTS, allow_foreign_embeds=True)
+
+    def test_nothing_may_change_them_between_two_steps(
+        self, pipe: ErasedStableDiffusionPipeline, draw: Draw
+    ) -> None:
+        def rewrite(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            named["encoder_hidden_states"].data.add_(1.0)
+
+        pipe.unet.register_forward_pre_hook(rewrite, with_kwargs=True)
+        with pytest.raises(ErasureBypassError, match="callback changed the given prompt_embeds"):
+            draw(pipe, "a dog", callback_on_step_end=lambda *_: {}, **INPUTS)
+
+    def test_one_of_diffusers_gets_the_tensors_that_it_names(
+        self, pipe: ErasedStableDiffusionPipeline, draw: Draw
+    ) -> None:
+        seen: list[set[str]] = []
+
+        class Look(PipelineCallback):
+            tensor_inputs = ["latents", "prompt_embeds"]  # noqa: RUF012 (as diffusers' own)
+
+            def callback_fn(self, *given: Any) -> dict[str, Tensor]:
+                seen.append(set(given[-1]))
+                return {}
+
+        draw(pipe, "a dog", callback_on_step_end=Look())
+        assert seen == [{"latents", "prompt_embeds"}] * 3
 
     @pytest.mark.parametrize("permission", ["allow_foreign_embeds", "allow_clip_skip"])
     def test_what_one_call_may_use_is_not_own_in_the_next(

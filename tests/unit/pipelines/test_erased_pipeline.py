@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusers_erasure.artifacts import ErasureState, verify_erasure
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.errors import (
+    ArtifactFormatError,
     ArtifactNotFoundError,
     ConfigError,
     ErasureNotActiveError,
@@ -57,6 +58,14 @@ class TestLoading:
             ErasedStableDiffusionPipeline.from_pretrained(folder)
         pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, erasure=folder)
         assert [erasure.name for erasure in pipe.erasures] == ["church"]
+
+    def test_an_artifact_whose_base_was_saved_erased_is_refused(
+        self, make_erased: Make, tiny_pipeline: StableDiffusionPipeline, unet_artifact: Path, tmp_path: Path
+    ) -> None:
+        make_erased(unet_artifact).save_pretrained(tmp_path / "saved")
+        folder = write_artifact(tiny_pipeline, tmp_path / "saved", "unet", "dog", tmp_path / "artifact")
+        with pytest.raises(ArtifactFormatError, match="names a base that was saved erased itself"):
+            ErasedStableDiffusionPipeline.from_pretrained(folder)
 
     def test_several_erasures_stack(
         self, make_erased: Make, unet_artifact: Path, text_artifact: Path
@@ -213,6 +222,16 @@ class TestGuard:
             with pytest.raises(ErasureNotActiveError, match="not finite"):
                 draw(pipe, "dog")
 
+    def test_latents_that_are_not_finite_are_refused_where_no_picture_is_decoded(
+        self, tiny_pipe_folder: Path
+    ) -> None:
+        pipe = ErasedStableDiffusionPipeline.from_pretrained(tiny_pipe_folder, require_erasure=False)
+        pipe.set_progress_bar_config(disable=True)
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.fill_(torch.nan)
+        with pytest.raises(ErasureNotActiveError, match="the latents of the last step"):
+            pipe("dog", num_inference_steps=2, output_type="latent")
+
 
 class TestSiblings:
     """Pipelines that share components."""
@@ -270,6 +289,18 @@ class TestSiblings:
         before = draw(sibling, "dog")
         pipe.unload_erasure()
         assert torch.equal(draw(sibling, "dog"), before)
+
+    def test_what_is_put_on_a_sibling_is_not_missed_here(
+        self, make_erased: Make, unet_artifact: Path, text_artifact: Path, draw: Draw
+    ) -> None:
+        pipe = make_erased(unet_artifact)
+        loaded, exchanged = (ErasedStableDiffusionPipeline.from_pipe(pipe) for _ in range(2))
+        loaded.load_erasure(text_artifact)
+        exchanged.text_encoder = RobustEncoder.from_pretrained(text_artifact)
+        for sibling in (loaded, exchanged):
+            assert sibling.verify_erasure().state is ErasureState.VERIFIED
+            sibling.unet = sibling.unet  # which notes what it has
+        draw(pipe, "dog")
 
 
 class TestOffload:

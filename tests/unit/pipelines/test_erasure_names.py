@@ -82,3 +82,15 @@ def test_a_loaded_one_is_verified_with_the_sealed_one_of_its_name(
     with torch.no_grad():
         next(pipe.text_encoder.parameters()).add_(0.1)
     assert pipe.verify_erasure(name="church").state is ErasureState.MODIFIED
+
+
+def test_taking_off_all_leaves_those_that_the_weights_came_with(
+    make_erased: Make, unet_artifact: Path, second_church: Path, tmp_path: Path
+) -> None:
+    make_erased(unet_artifact).save_pretrained(tmp_path / "one")
+    pipe = ErasedStableDiffusionPipeline.from_pretrained(tmp_path / "one")
+    before = records(pipe)
+    pipe.load_erasure(second_church)
+    pipe.unload_erasure()
+    assert records(pipe) == before
+    assert pipe.verify_erasure().state is ErasureState.VERIFIED

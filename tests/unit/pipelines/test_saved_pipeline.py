@@ -127,6 +127,11 @@ def _edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def _edit_entry(saved: Path, **changes: Any) -> None:
+    entry = json.loads((saved / "model_index.json").read_text())["_erasure"]
+    _edit_json(saved / "model_index.json", _erasure={**entry, **changes})
+
+
 FAULTS: dict[str, Callable[[Path, Path], object]] = {
     "flipped bit in the unet": lambda saved, _: _flip(saved / "unet" / "diffusion_pytorch_model.safetensors"),
     "flipped bit in the encoder": lambda saved, _: _flip(saved / "text_encoder" / "model.safetensors"),
@@ -142,6 +147,7 @@ FAULTS: dict[str, Callable[[Path, Path], object]] = {
     ),
     "epsilon of the unet": lambda saved, _: _edit_json(saved / "unet" / "config.json", norm_eps=1e-2),
     "unknown format": lambda saved, _: _edit_json(saved / "model_index.json", _erasure={"format_version": 9}),
+    "a seal without its config": lambda saved, _: _edit_entry(saved, configs={}),
     "empty entry": lambda saved, _: _edit_json(saved / "model_index.json", _erasure={}),
 }
 
@@ -151,6 +157,14 @@ def test_changed_folders_are_refused(saved: Path, tiny_pipe_folder: Path, fault:
     FAULTS[fault](saved, tiny_pipe_folder)
     with pytest.raises(ArtifactError, match=";"):
         reload(saved)
+
+
+def test_files_that_are_overwritten_later_do_not_reach_the_weights(saved: Path) -> None:
+    pipe = reload(saved)
+    for path in saved.glob("*/*.safetensors"):
+        with path.open("r+b") as file:
+            file.write(b"\0" * path.stat().st_size)
+    assert pipe.verify_erasure().state is ErasureState.VERIFIED
 
 
 @pytest.mark.parametrize("require_erasure", [True, False])

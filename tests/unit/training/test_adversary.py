@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -106,6 +107,40 @@ def test_a_resumed_adversary_goes_on_from_the_last_embeddings(tiny_pipe: StableD
     resumed = adversary_of(tiny_pipe, attack_init="latest")
     resumed.load_state(whole.state())
     assert torch.equal(ask(whole, 1).embeddings, ask(resumed, 1).embeddings)
+
+
+def test_what_was_asked_before_is_forgotten_with_the_state(tiny_pipe: StableDiffusionPipeline) -> None:
+    ours, other = (adversary_of(tiny_pipe, attack_every=3) for _ in range(2))
+    for adversary, seed in ((ours, 0), (other, 7)):
+        for iteration in range(2):
+            adversary.ask(StepDraws.at(seed, iteration, batch=1), iteration)
+    assert not torch.equal(ask(ours, 1).embeddings, ask(other, 1).embeddings)
+    ours.load_state(other.state())
+    assert torch.equal(ask(ours, 1).embeddings, ask(other, 1).embeddings)
+
+
+def test_the_loss_that_is_told_is_that_of_the_last_step(tiny_pipe: StableDiffusionPipeline) -> None:
+    adversary = adversary_of(tiny_pipe, attack_steps=3)
+    told = ask(adversary, 0).loss
+    shared = StepDraws.at(0, 0, batch=1).shared
+    torch.randint(1, (), generator=shared)
+    start = random_embeddings(adversary.text, 1, 1, shared)
+    drawn = adversary.bank.draw(shared, 3, prompts=[0] * 3)
+    rows = [
+        replace(
+            drawn,
+            latents=drawn.latents[row : row + 1],
+            timesteps=drawn.timesteps[row : row + 1],
+            target_conditional=drawn.target_conditional[row : row + 1],
+        )
+        for row in range(3)
+    ]
+    found = soft_prompt_attack(
+        adversary.soft, adversary.text, adversary.predictor, rows.__getitem__, delta=start, descent=Descent(3)
+    )
+    assert told is not None
+    torch.testing.assert_close(told, found.losses[2, 0])
+    assert abs(float(found.losses[2, 0] - found.losses[0, 0])) > 1e-3 * float(told)
 
 
 def test_every_token_of_the_concept_stays_unless_words_are_counted(

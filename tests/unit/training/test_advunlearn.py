@@ -222,6 +222,30 @@ def test_without_retain_set_there_is_only_erasing(tiny_pipe: StableDiffusionPipe
     assert task.retention is None
 
 
+def test_each_prompt_has_its_own_scope(tiny_pipe: StableDiffusionPipeline) -> None:
+    """A student that is still the original, asked plainly: its loss is the target's distance."""
+    values = {name: value for name, value in SMALL.items() if "retain" not in name}
+    chosen = AdvUnlearnConfig.parse({**values, "retain_mode": "none", "attack_steps": 0})
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    prompts = [ScopedPrompt("dog", "owl"), ScopedPrompt("owl", "red cat")]
+    student = Student.of(components, chosen.train_method)
+    task = AdvUnlearnTask(components, student, prompts, chosen, world="general")
+    seen = set()
+    for step in range(6):
+        number = int(torch.randint(2, (), generator=StepDraws.at(0, step, batch=2).shared))
+        seen.add(number)
+        loss = task.losses(StepDraws.at(0, step, batch=2))[TOTAL]
+        found = task.erasing.draw(StepDraws.at(0, step, batch=2), [number] * 2)
+        states = task.base_text.encode([prompts[number].prompt, prompts[number].scope])
+        with torch.no_grad():
+            concept, origin = (
+                task.teacher(found.latents, found.timesteps, one.expand(2, -1, -1)) for one in states
+            )
+            expected = (concept - (origin - (concept - origin))).square().mean()
+        assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
+    assert seen == {0, 1}
+
+
 def test_what_is_retained_never_says_the_concept(tiny_pipe: StableDiffusionPipeline) -> None:
     task = task_of(tiny_pipe, retain_exclude=["chair"], retain_empty=True, max_retain_prompts=None)
     assert task.retention is not None

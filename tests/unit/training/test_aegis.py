@@ -341,3 +341,63 @@ def test_a_ball_holds_tokens_that_go_on(tiny_pipe: StableDiffusionPipeline) -> N
         task.losses(StepDraws.at(0, step, batch=1))
     assert task.pair.target_delta is not None
     assert 0.1 <= float((task.pair.target_delta - start).abs().max()) <= 0.15001
+
+
+def test_a_ball_holds_tokens_that_go_on_after_a_stop(tiny_pipe: StableDiffusionPipeline) -> None:
+    settings = {"latents_from": "pool", "attack_learning_rate": 0.1, "attack_ball": 0.15}
+    task, again = task_of(tiny_pipe, **settings), task_of(tiny_pipe, **settings)
+    for step in range(2):
+        task.losses(StepDraws.at(0, step, batch=1))
+    again.load_state(task.state())
+    for one in (task, again):
+        one.losses(StepDraws.at(0, 2, batch=1))
+    assert task.pair.target_delta is not None
+    assert again.pair.target_delta is not None
+    assert torch.equal(task.pair.target_delta, again.pair.target_delta)
+
+
+def test_each_wording_has_its_own_scope_and_may_be_asked_plainly(tiny_pipe: StableDiffusionPipeline) -> None:
+    """A student that is still the original, asked plainly: its loss is the target's distance."""
+    plain = {"erasure_target": "concept", "adversarial": False, "negative_guidance": 1.5}
+    chosen = config(latents_from="pool", pool_trajectories=1, **plain)
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    wordings = [ScopedPrompt("dog", "owl"), ScopedPrompt("owl", "red cat")]
+    task = AEGISTask(components, Student.of(components, "xattn"), wordings, chosen)
+    assert task.kept is not None
+    seen = set()
+    for step in range(6):
+        number = int(torch.randint(2, (), generator=StepDraws.at(0, step, batch=2).shared))
+        seen.add(number)
+        loss = task.losses(StepDraws.at(0, step, batch=2))[TOTAL]
+        found = task.kept.draw(StepDraws.at(0, step, batch=2), [number] * 2)
+        states = task.base_text.encode([wordings[number].prompt, wordings[number].scope])
+        with torch.no_grad():
+            concept, origin = (
+                task.teacher(found.latents, found.timesteps, one.expand(2, -1, -1)) for one in states
+            )
+            expected = (concept - (origin - 1.5 * (concept - origin))).square().mean()
+        assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
+    assert seen == {0, 1}
+
+
+def test_the_distance_is_that_of_all_weights() -> None:
+    """A weight that got no gradient is away from the original as well."""
+    network = nn.ModuleDict({f"l{n}": nn.Linear(5, 5, bias=False) for n in range(2)})
+    teacher = {name: one.detach() - 0.1 for name, one in network.named_parameters()}
+    student = Student("unet", network, dict(network.named_parameters()), teacher)
+    network["l0"].weight.grad = torch.ones(5, 5)
+    told = AEGISStep(student, config(omega_rule="fixed", omega=1.0)).make(lambda: None)
+    assert told["distance"] == pytest.approx(0.1 * 50**0.5, rel=1e-5)
+
+
+def test_a_step_is_rectified_against_where_it_began() -> None:
+    network = nn.ModuleDict({"l": nn.Linear(4, 4, bias=False)})
+    weight, pull = network["l"].weight, torch.full((4, 4), 0.1)
+    before = weight.detach().clone()
+    student = Student("unet", network, dict(network.named_parameters()), {"l.weight": before - pull})
+    weight.grad = -torch.arange(1.0, 17.0).reshape(4, 4)
+    chosen = config(rectify="after", omega_rule="fixed", omega=1.0)
+    AEGISStep(student, chosen).make(torch.optim.SGD([weight], lr=0.5).step)
+    step = 0.5 * weight.grad
+    expected = step - (step * pull).sum() / (pull * pull).sum() * pull
+    torch.testing.assert_close(before - weight.detach(), expected, atol=1e-4, rtol=1e-4)

@@ -168,7 +168,5 @@ def test_settings_of_the_embedded_pipeline_are_refused_on_others(
     tiny_pipe: StableDiffusionPipeline, name: str
 ) -> None:
     spec = method(name)
-    with pytest.raises(
-        ConfigError, match="are those for the embedded pipeline, and the base is 'org/"
-    ):
+    with pytest.raises(ConfigError, match="are those for the embedded pipeline, and the base is 'org/"):
         spec.train(tiny_pipe, spec.config.parse({"concept": ["dog"]}), base=BaseModelRef(id="org/model"))

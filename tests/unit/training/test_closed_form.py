@@ -146,8 +146,12 @@ def test_nothing_is_the_neutral_element() -> None:
 
 
 def test_float32_states_are_accumulated_in_float64() -> None:
+    """Sums of squares that need more digits than float32 has."""
     source, target, _, _ = statistics()
-    assert MappingStatistics.of(source.float(), target.float()).gram.dtype == torch.float64
+    mapping = MappingStatistics.of(source.float(), target.float())
+    exact = source.float().double()
+    torch.testing.assert_close(mapping.gram, exact.T @ exact, rtol=1e-13, atol=1e-12)
+    assert not torch.allclose((source.float().T @ source.float()).double(), mapping.gram, rtol=1e-13, atol=0)
 
 
 def test_a_singular_gram_is_refused_without_a_ridge_and_solved_with_one() -> None:
@@ -158,6 +162,15 @@ def test_a_singular_gram_is_refused_without_a_ridge_and_solved_with_one() -> Non
         solve(mapping, prior, Penalties(ridge=0.0))
     factor = solve(mapping, prior, Penalties(ridge=1e-9))
     assert residual(factor, mapping) < 1e-6
+
+
+def test_a_pivot_that_only_rounding_keeps_above_zero_is_refused() -> None:
+    """LAPACK calls [[1, 1], [1, 1 + 2**-52]] positive definite; no digit of what it solves is good."""
+    source = torch.tensor([[1.0, 1.0], [0.0, 2.0**-26]], dtype=torch.float64)
+    mapping = MappingStatistics.of(source, random(2, 2))
+    assert int(torch.linalg.cholesky_ex(mapping.gram).info) == 0
+    with pytest.raises(TrainingError, match="positive definite"):
+        solve(mapping, PriorStatistics.empty(2), Penalties(ridge=0.0, mean=False))
 
 
 def test_nothing_to_map_is_an_error() -> None:

@@ -81,6 +81,11 @@ def test_named_losses_add_up_by_weight() -> None:
         weighted_losses(terms, {"retian": 1.0})
 
 
+def test_a_loss_of_half_precision_is_taken_in_full() -> None:
+    zeros = torch.zeros(1, 1, 2, 2, dtype=torch.float16)
+    assert float(noise_loss(zeros + 1e-4, zeros)) == pytest.approx(1e-8, rel=1e-2)
+
+
 def test_a_text_encoder_in_training_samples_no_latents(tiny_pipe: StableDiffusionPipeline) -> None:
     with pytest.raises(ConfigError, match="expected frozen, trajectory or pool"):
         task_of(tiny_pipe, train_method="text_encoder_full", latents_from="student")

@@ -132,6 +132,23 @@ def test_earlier_projections_may_count_and_the_pull_may_stay() -> None:
     torch.testing.assert_close(third, erase["w"] + 0.1 * agreement["w"])
 
 
+def test_a_tensor_without_a_pull_counts_in_the_means_with_zero() -> None:
+    erase = {"moved": torch.tensor([1.0, 0.0]), "still": torch.tensor([1.0, 1.0])}
+    pull = {"moved": torch.tensor([-3.0, 0.0]), "still": torch.zeros(2)}
+    _, told = rectify(Rectifier(Rectification("fixed", omega=1.0)), erase, pull)
+    assert (told.cosine, told.conflicts) == (pytest.approx(-1 / 2), 1 / 2)
+
+
+def test_earlier_projections_have_the_share_that_is_asked_for() -> None:
+    """A share other than a half, which would look the same from both sides."""
+    erase, conflict = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([-2.0, 1.0])}
+    rectifier = Rectifier(Rectification("fixed", omega=1.0, ema=0.25))
+    rectify(rectifier, erase, conflict)
+    second = rectify(rectifier, {"w": 3 * erase["w"]}, conflict)[0]["w"]
+    projection = -2 / 5 * conflict["w"]
+    torch.testing.assert_close(second, 3 * erase["w"] - (0.25 * projection + 0.75 * 3 * projection))
+
+
 @pytest.mark.parametrize(("memory", "ema"), [("sign", 0.0), ("full", 0.0), ("sign", 0.5)])
 def test_an_overflow_is_not_remembered(memory: str, ema: float) -> None:
     """Half precision's gradients overflow now and then; the optimizer leaves such a step out."""

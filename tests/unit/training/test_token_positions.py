@@ -45,6 +45,13 @@ def test_all_aligns_each_part_of_the_sentence() -> None:
     assert found == {0: 0, 1: 1, 2: 2, 3: 2, 4: 2, 5: 3, 6: 4, 7: 7, 8: 8, 9: 9}
 
 
+def test_what_stands_before_a_late_word_goes_no_further_than_the_other_word() -> None:
+    late = TokenizedPrompt("a big church", tuple(range(5)), (3,))  # ^ a big church $
+    early = TokenizedPrompt("dog", tuple(range(3)), (1,))  # ^ dog $
+    found = dict(align(late, early, "all", LENGTH))
+    assert [found[position] for position in range(4)] == [0, 1, 1, 1]
+
+
 def test_only_two_need_padding() -> None:
     policies: tuple[TokenPositions, ...] = (
         "concept-last-token",

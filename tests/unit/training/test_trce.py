@@ -151,6 +151,15 @@ def test_both_forms_of_stage_1_are_one_edit(tiny_pipe: StableDiffusionPipeline, 
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["right_factor", "cross_attention"])
+def test_an_edit_is_stored_as_asked(tiny_pipe: StableDiffusionPipeline, kept_file: str, form: str) -> None:
+    many_rows = {"padding_weight": 1.0, "edit_form": form}
+    for name in ("float16", "float32"):
+        chosen = config(stages="1", retain_set=kept_file, artifact_dtype=name, **many_rows)
+        edit = train_trce(tiny_pipe, chosen, base=BASE).edits["unet"]
+        assert {tensor.dtype for tensor in edit.tensors.values()} == {getattr(torch, name)}
+
+
 def test_a_stored_prior_gives_the_same_edit(
     tiny_pipe: StableDiffusionPipeline, kept_file: str, tmp_path: Path
 ) -> None:

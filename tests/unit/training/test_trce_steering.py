@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,17 @@ def test_directions_are_the_codes_with_one_more_beta() -> None:
     torch.testing.assert_close(steering_target(concept, empty, 16.0), direction(concept, empty, 15.0))
 
 
+def test_each_sample_has_a_hinge_of_its_own() -> None:
+    assert float(steering_hinge(torch.tensor([2.0, -3.0]), 0.5)) == 1.25
+
+
+def test_a_margin_of_half_precision_is_taken_in_full() -> None:
+    predicted = torch.zeros(1, 1, 2, 2, dtype=torch.float16)
+    margin = steering_margin(predicted, predicted + 1e-4, predicted)
+    assert margin.dtype == torch.float32
+    assert float(margin) == pytest.approx(1e-8, rel=1e-2)
+
+
 def test_an_open_hinge_has_one_gradient_and_a_closed_one_none() -> None:
     """∂/∂e of |e - f_s|² - |e - f_m|² is 2 (f_m - f_s) / N = -2 β (e_s - e_m) / N, wherever e is."""
     generator = torch.Generator().manual_seed(0)
@@ -114,9 +127,6 @@ def test_a_step_minimises_the_papers_loss(tiny_pipe: StableDiffusionPipeline) ->
 def test_latents_without_a_prompt_are_the_originals_and_their_targets_stage_1s(
     tiny_pipe: StableDiffusionPipeline,
 ) -> None:
-    import copy
-    from dataclasses import replace
-
     components = DiffusionComponents.from_pipeline(tiny_pipe)
     other = copy.deepcopy(tiny_pipe.unet)
     with torch.no_grad():
@@ -154,6 +164,15 @@ def test_gradients_that_are_never_cleared_add_up(tiny_pipe: StableDiffusionPipel
     assert all(torch.equal(fresh.summed.past[name], value) for name, value in total.items())
 
 
+def test_what_clips_a_gradient_leaves_the_sum_alone(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(tiny_pipe, deviations=["summed_gradients"])
+    task.losses(StepDraws.at(0, 0, batch=1))[TOTAL].backward()
+    assert task.summed is not None
+    before = {name: value.clone() for name, value in task.summed.past.items()}
+    torch.nn.utils.clip_grad_norm_(task.student.parameters.values(), 1e-6)
+    assert all(torch.equal(task.summed.past[name], value) for name, value in before.items())
+
+
 def test_shifted_latents_are_told_a_later_step(tiny_pipe: StableDiffusionPipeline) -> None:
     asked: list[Tensor] = []
     task = task_of(tiny_pipe, deviations=["shifted_latents"])
@@ -161,7 +180,6 @@ def test_shifted_latents_are_told_a_later_step(tiny_pipe: StableDiffusionPipelin
     hook = task.student.module.register_forward_pre_hook(lambda _, given: asked.append(given[1]))
     task.losses(StepDraws.at(0, 0, batch=1))
     hook.remove()
-    own = plain.latents.draw(StepDraws.at(0, 0, batch=1), [0]).timesteps
     draws = StepDraws.at(0, 0, batch=1)
     draws.integers(len(PAIRS))
     own = plain.latents.draw(draws, [0]).timesteps
@@ -180,6 +198,18 @@ def test_what_stays_is_compared_at_the_timestep_that_is_told(tiny_pipe: StableDi
         task = SteeringTask(components, components, student, PAIRS, config(deviations=deviations))
         losses = task.losses(StepDraws.at(0, 0, batch=1))
         assert float(losses["stay"].detach()) < 1e-9
+
+
+def test_a_later_timestep_is_answered_by_stage_1_too(tiny_pipe: StableDiffusionPipeline) -> None:
+    components = DiffusionComponents.from_pipeline(tiny_pipe)
+    other = copy.deepcopy(tiny_pipe.unet)
+    with torch.no_grad():
+        for projection in text_projections(other):
+            projection.weight.mul_(1.5)
+    mapped = replace(components, unet=other)
+    chosen = config(deviations=["shifted_latents"])
+    task = SteeringTask(components, mapped, Student.of(mapped, "visual"), PAIRS, chosen)
+    assert float(task.losses(StepDraws.at(0, 0, batch=1))["stay"].detach()) < 1e-9
 
 
 @pytest.mark.parametrize("group", ["xattn", "full"])
