@@ -20,6 +20,7 @@ from torch import Tensor
 from diffusers_erasure.errors import ErasureBypassError
 
 from .embeddings import STEP_EMBEDDINGS, EmbeddingNotes
+from .own_embeddings import are_own
 from .text_path import check_finite
 
 CALLBACK = "callback_on_step_end"
@@ -79,7 +80,7 @@ class _CallEmbeddings:
         """Refuse embeddings that are neither, or not any more."""
         for name, embeddings in _embeddings(tensors).items():
             known = self._first is not None and self._first.hold(embeddings)
-            if not known and not self._pipe.owns_embeddings(embeddings):
+            if not known and not are_own(self._pipe, embeddings):
                 raise ErasureBypassError(
                     f"the step callback {verb} {name}; the erasure lives in the text encoder, which such "
                     "embeddings go around; return those that it was given, unchanged, or pass "

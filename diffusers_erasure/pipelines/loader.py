@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from diffusers_erasure.artifacts import apply
 from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure
@@ -22,24 +21,16 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.record import LEDGER_NAME
 from diffusers_erasure.artifacts.signature import TrustedKey
 from diffusers_erasure.artifacts.verify import VerificationReport
-from diffusers_erasure.errors import (
-    ConfigError,
-    ErasureBypassError,
-)
+from diffusers_erasure.errors import ConfigError
 
 from .base import loading, on_components, stock_signature
 from .callbacks import watched_call, watched_pictures
 from .came_erased import refuse_baked, refuse_fusing, verify_or_warn
-from .embeddings import EMBEDDING_ARGUMENTS, OWN, Origin
-from .guard import (
-    TEXT_ENCODERS,
-    all_erasures,
-    check_before_call,
-    erased_in_text,
-    note_erasures,
-)
+from .embeddings import EMBEDDING_ARGUMENTS
+from .guard import all_erasures, check_before_call, erased_in_text, note_erasures
 from .index import hub_options
 from .opening import Opened, brings_erasure, check_family, not_erased, open_source, public_name
+from .own_embeddings import refuse_foreign, skips_erasure
 from .publishing import check_push, push_pipeline
 from .pulling import pull
 from .saving import save_pipeline, stock_index
@@ -246,8 +237,8 @@ class ErasureLoaderMixin(_PipelineBase):
         in_text = erased_in_text(self)
         if in_text and not allow_foreign_embeds:
             for argument in EMBEDDING_ARGUMENTS:
-                self._refuse_foreign(given.get(argument), argument, in_text)
-        if self.skips_erasure(given.get("clip_skip")) and not allow_clip_skip:
+                refuse_foreign(self, given.get(argument), argument, in_text)
+        if skips_erasure(self, given.get("clip_skip")) and not allow_clip_skip:
             refuse_clip_skip(in_text)
         watched_call(self, call, check_embeddings=bool(in_text) and not allow_foreign_embeds)
         with watched_pictures(self):
@@ -343,37 +334,6 @@ class ErasureLoaderMixin(_PipelineBase):
     def to_json_string(self) -> str:
         """The pipeline's index under stock class names, so that every diffusers can load it."""
         return stock_index(self, super().to_json_string())
-
-    def note_own_embeddings(self, embeddings: Tensor | None) -> None:
-        """Remember embeddings that this pipeline computed, so that they may be passed back in."""
-        if embeddings is not None:
-            OWN.note(embeddings, self._origin())
-
-    def owns_embeddings(self, embeddings: Tensor) -> bool:
-        """Whether this pipeline computed these embeddings, with the encoders and erasures that it has now."""
-        return OWN.hold(embeddings, self._origin())
-
-    def will_own(self, given: Tensor | None) -> bool:
-        """Whether embeddings that `encode_prompt` makes of what it was given are this pipeline's own."""
-        return given is None or self.owns_embeddings(given)
-
-    def skips_erasure(self, clip_skip: int | None) -> bool:
-        """Whether states of an earlier layer than the one that an erasure was made for are asked for."""
-        return clip_skip is not None and bool(erased_in_text(self))
-
-    def _origin(self) -> Origin:
-        encoders = [getattr(self, part, None) for part in TEXT_ENCODERS]
-        return Origin.of([encoder for encoder in encoders if encoder is not None], erased_in_text(self))
-
-    def _refuse_foreign(self, given: Any, argument: str, erasures: tuple[AppliedErasure, ...]) -> None:
-        if given is None or (isinstance(given, torch.Tensor) and self.owns_embeddings(given)):
-            return
-        names = ", ".join(erasure.name for erasure in erasures)
-        raise ErasureBypassError(
-            f"{argument} was not made by this pipeline's encode_prompt with its present erasures, and the "
-            f"erasure of {names} lives in the text encoder, which such embeddings go around; pass the "
-            "prompt, or what encode_prompt returns, or allow_foreign_embeds=True"
-        )
 
     @classmethod
     def _load_stock(cls, opened: Opened, kwargs: dict[str, Any]) -> Self:

@@ -7,6 +7,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from .loader import ErasureLoaderMixin
+from .own_embeddings import note_own, skips_erasure, will_be_own
 from .registration import PUBLIC_MODULE, register_pipelines
 from .text_path import check_finite, encode_skipping
 
@@ -47,8 +48,8 @@ class ErasedTextPath(ErasureLoaderMixin):
         Returns:
             Prompt states and negative states, each `(batch * num_images_per_prompt, tokens, width)`.
         """
-        own = self.will_own(prompt_embeds) and not self.skips_erasure(clip_skip)
-        own_negative = self.will_own(negative_prompt_embeds)
+        own = will_be_own(self, prompt_embeds) and not skips_erasure(self, clip_skip)
+        own_negative = will_be_own(self, negative_prompt_embeds)
         if clip_skip is not None and prompt_embeds is None and prompt is not None:
             prompt_embeds = encode_skipping(self, prompt, device, clip_skip=clip_skip, lora_scale=lora_scale)
         states, negative = super().encode_prompt(
@@ -63,9 +64,9 @@ class ErasedTextPath(ErasureLoaderMixin):
         )
         check_finite(states, "the states of the prompt")
         if own:
-            self.note_own_embeddings(states)
+            note_own(self, states)
         if own_negative:
-            self.note_own_embeddings(negative)
+            note_own(self, negative)
         return states, negative
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .embeddings import EMBEDDING_ARGUMENTS
 from .loader import ErasureLoaderMixin
+from .own_embeddings import note_own, skips_erasure, will_be_own
 from .registration import PUBLIC_MODULE, register_pipelines
 from .text_path import check_clip_skip, check_finite
 
@@ -60,8 +61,8 @@ class ErasedXLTextPath(ErasureLoaderMixin):
             encoders)`, then their pooled states, `(batch * num_images_per_prompt, width of the second)`.
         """
         given = (prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)
-        own = [self.will_own(embeddings) for embeddings in given]
-        own[0] = own[0] and not self.skips_erasure(clip_skip)
+        own = [will_be_own(self, embeddings) for embeddings in given]
+        own[0] = own[0] and not skips_erasure(self, clip_skip)
         if clip_skip is not None:
             check_clip_skip(clip_skip, self._fewest_layers() - 1)
         made: tuple[Tensor, Tensor | None, Tensor, Tensor | None] = super().encode_prompt(
@@ -80,7 +81,7 @@ class ErasedXLTextPath(ErasureLoaderMixin):
         check_finite(made[2], "the pooled states of the prompt")
         for embeddings, ours in zip(made, own, strict=True):
             if ours:
-                self.note_own_embeddings(embeddings)
+                note_own(self, embeddings)
         return made
 
     def _fewest_layers(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusers_erasure.errors import ErasureBypassError
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline, ErasedStableDiffusionXLPipeline
+from diffusers_erasure.pipelines.own_embeddings import are_own, note_own
 
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionPipeline]
@@ -37,8 +38,8 @@ class TestClipSkip:
 
     def test_they_are_not_own(self, pipe: ErasedStableDiffusionPipeline, draw: Draw) -> None:
         skipped = encode(pipe, clip_skip=1)
-        assert not pipe.owns_embeddings(skipped["prompt_embeds"])
-        assert pipe.owns_embeddings(skipped["negative_prompt_embeds"])
+        assert not are_own(pipe, skipped["prompt_embeds"])
+        assert are_own(pipe, skipped["negative_prompt_embeds"])
         with pytest.raises(ErasureBypassError, match="prompt_embeds"):
             draw(pipe, None, **skipped)
         draw(pipe, None, **skipped, allow_foreign_embeds=True)
@@ -48,7 +49,7 @@ class TestClipSkip:
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds")
         names = (*names, "negative_pooled_prompt_embeds")
         made = dict(zip(names, pipe.encode_prompt("a dog", clip_skip=1), strict=True))
-        assert [pipe.owns_embeddings(value) for value in made.values()] == [False, True, True, True]
+        assert [are_own(pipe, value) for value in made.values()] == [False, True, True, True]
         with pytest.raises(ErasureBypassError, match="prompt_embeds"):
             draw(pipe, None, **made)
 
@@ -56,7 +57,7 @@ class TestClipSkip:
         self, make_erased: Make, unet_artifact: Path
     ) -> None:
         pipe = make_erased(unet_artifact)
-        assert pipe.owns_embeddings(encode(pipe, clip_skip=1)["prompt_embeds"])
+        assert are_own(pipe, encode(pipe, clip_skip=1)["prompt_embeds"])
 
 
 class TestCallback:
@@ -133,7 +134,7 @@ class TestCallback:
     ) -> None:
         with torch.no_grad():
             other = torch.cat([*reversed(encode(pipe).values())])
-        pipe.note_own_embeddings(other)
+        note_own(pipe, other)
 
         def swap(_: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {"prompt_embeds": other}

@@ -31,6 +31,7 @@ from diffusers_erasure.pipelines import (
     load_base_pipeline,
 )
 from diffusers_erasure.pipelines.base import on_components
+from diffusers_erasure.pipelines.own_embeddings import are_own
 
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionXLPipeline]
@@ -226,9 +227,9 @@ class TestBypass:
     ) -> None:
         pipe = make_xl(xl_unet_artifact)
         states = encode(pipe)["prompt_embeds"]
-        assert pipe.owns_embeddings(states)
+        assert are_own(pipe, states)
         pipe.text_encoder_2 = tiny_xl.text_encoder_2
-        assert not pipe.owns_embeddings(states)
+        assert not are_own(pipe, states)
 
     def test_foreign_embeddings_are_free_while_the_erasure_is_in_the_unet(
         self, make_xl: Make, xl_unet_artifact: Path, draw: Draw
