@@ -100,8 +100,7 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
     """Erase: read an artifact and put it on a pipeline, on top of what is there.
 
     Args:
-        pipe: Any diffusers pipeline with the components that the artifact edits. Its components are exchanged
-            for
+        pipe: Any diffusers pipeline with the components that the artifact edits. They are exchanged for
             edited copies; the modules themselves, and pipelines that share them, stay as they are.
         source: Folder, Hub id, or an `Artifact`.
         name: Name of the erasure on this pipeline; made from its concepts if not given.
@@ -117,13 +116,21 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
 
     Returns:
         The erasure's name, for `set_erasure_scale` and `unload_erasure`.
+
+    Raises:
+        ConfigError: An argument cannot be used (a scale that is no finite number, a name that is none or is
+            taken, a place that cannot be one, a key with an `Artifact`), the artifact is on the pipeline
+            already, or weights that it edits are quantised.
+        ArtifactError: It cannot be read (see `load_artifact`), does not fit the pipeline's component or its
+            configuration (`BaseModelMismatchError`), or computes something else there than it promises.
+        MissingDependencyError: A key was given, and the package that checks signatures is not installed.
+        ErasureStateError: A component was changed since it was erased or has no weights loaded
+            (`ErasureNotActiveError`), is hooked by diffusers, or runs another `forward` than its class's.
     """
     strength = _checked_scale(scale)
     _check_signable(source, trusted_key)
-    artifact = (
-        source
-        if isinstance(source, Artifact)
-        else load_artifact(
+    if not isinstance(source, Artifact):
+        source = load_artifact(
             source,
             subfolder=subfolder,
             revision=revision,
@@ -133,9 +140,8 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
             force_download=force_download,
             trusted_key=trusted_key,
         )
-    )
-    label, transferred = _put_on(pipe, artifact, name, strength)
-    _tell_transfer(artifact, label, transferred)
+    label, transferred = _put_on(pipe, source, name, strength)
+    _tell_transfer(source, label, transferred)
     return label
 
 
@@ -158,6 +164,14 @@ def set_erasure_scale(pipe: Any, name: str, scale: float) -> None:
         pipe: Pipeline with the erasure.
         name: Name that `load_erasure` returned.
         scale: New strength.
+
+    Raises:
+        ConfigError: The scale is no finite number, or there is no such erasure on the pipeline.
+        ErasureNotActiveError: An erased component, or its base, was changed since; or weights of it are not
+            loaded.
+        BaseModelMismatchError: The projections of a component were fused since.
+        ErasureStateError: diffusers has hooked layers of a component, or it runs another `forward` than its
+            class's.
     """
     strength = _checked_scale(scale)
     parts = _parts_with(pipe, [name])
@@ -177,6 +191,15 @@ def unload_erasure(pipe: Any, name: str | None = None) -> None:
     Args:
         pipe: Pipeline with the erasure.
         name: Which one; None takes off all of them.
+
+    Raises:
+        ConfigError: There is no such erasure on the pipeline.
+        ErasureNotActiveError: Another erasure stays on a component that was changed since; or weights of it
+            are not loaded.
+        BaseModelMismatchError: The projections of a component were fused since.
+        ErasureStateError: A copy of a component has to be made (another erasure stays, or it was cast or
+            moved since), and diffusers has hooked layers of it, or it runs another `forward` than its
+            class's.
     """
     names = [name] if name is not None else [applied.name for applied in list_erasures(pipe)]
     ledger = vars(pipe).setdefault(LEDGER_NAME, {})

@@ -98,10 +98,18 @@ class ErasureLoaderMixin(_PipelineBase):
             trusted_key: Public key, or `Trust`, that every artifact must be signed with.
             kwargs: As for the stock pipeline (`dtype`, float32 by default; `revision`, `variant`, `token`,
                 `safety_checker`, ...).
+
+        Raises:
+            ErasureRequiredError: Nothing in it is erased, and `require_erasure` is True.
+            ConfigError: The base is of the other family, or an argument cannot be used; see `load_erasure`.
+            ArtifactError: The base or an artifact is not there, not whole, not safe to read, or does not fit.
+                Of its kinds `ArtifactIntegrityError`: weights that were saved erased are not those that were
+                saved, and `allow_unverified` is False; `UnverifiedArtifactError`: nothing verifies a robust
+                encoder in it; `SignatureError`: an artifact is not signed as it must be, or the source is a
+                pipeline that was saved erased, which carries no signature.
+            MissingDependencyError: A key was given, and the package that checks signatures is not installed.
         """
-        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
-            # Left alone, transformers loads a half-precision encoder as it is stored beside a float32 UNet.
-            kwargs["dtype"] = torch.float32
+        _set_dtype(kwargs)
         hub = hub_options(kwargs)
         revision = kwargs.pop("revision", None)
         extra = _as_list(erasure)
@@ -119,14 +127,9 @@ class ErasureLoaderMixin(_PipelineBase):
         pipe = cls._load_stock(opened, kwargs)
         session = session_of(pipe)
         session.waived, session.allow_unverified = not require_erasure, allow_unverified
-        if opened.baked is not None:
-            verify_or_warn(pipe, opened, allow_unverified=allow_unverified)
-        if opened.artifact is not None:
-            pipe.load_erasure(opened.artifact)
-        for source in extra:
-            place = {"subfolder": erasure_subfolder, "trusted_key": trusted_key, **hub}
-            pipe.load_erasure(source, revision=erasure_revision, **place)
-        note_erasures(pipe)
+        verify_or_warn(pipe, opened, allow_unverified=allow_unverified)
+        place = {"revision": erasure_revision, "subfolder": erasure_subfolder, "trusted_key": trusted_key}
+        pipe._erase(opened, extra, {**place, **hub})
         if require_erasure and not session.required:  # another encoder was passed in the erased one's place
             raise not_erased(pretrained_model_name_or_path)
         return pipe
@@ -141,6 +144,10 @@ class ErasureLoaderMixin(_PipelineBase):
         Args:
             pipeline: The other pipeline.
             kwargs: Components and settings of the new one that are others; `dtype` casts both.
+
+        Raises:
+            ConfigError: This class knows no such component or setting, or needs one that is not there.
+            ValueError: The stock class refuses them, for example a safety checker without feature extractor.
         """
         asked = [kwargs.pop(name, None) for name in ("dtype", "torch_dtype")]
         pipe: Self = on_components(cls, pipeline, **kwargs)
@@ -174,6 +181,9 @@ class ErasureLoaderMixin(_PipelineBase):
             subfolder: Folder inside the repository.
             revision: Branch, tag or commit.
             hub_options: `token`, `cache_dir`, `local_files_only`, `force_download`, `trusted_key`.
+
+        Raises:
+            ErasureError: As `diffusers_erasure.load_erasure` says.
         """
         label = apply.load_erasure(
             self, source, name=name, scale=scale, subfolder=subfolder, revision=revision, **hub_options
@@ -271,6 +281,16 @@ class ErasureLoaderMixin(_PipelineBase):
             repo_id: Where to upload: "organisation/name". Needed with `push_to_hub`: the folder's name does
                 not say whose it is.
             kwargs: As for `push_to_hub`.
+
+        Raises:
+            ConfigError: The place is a file, holds other files, or a pipeline that may not be replaced;
+                `safe_serialization` is False; with `push_to_hub`, `repo_id` is missing or none, or an option
+                is unknown.
+            ErasureNotActiveError: The erasure is missing or was changed, and `allow_unverified` is False.
+            ErasureStateError: A component carries an adapter, or an encoder values that are not finite.
+            ErasureRequiredError: With `push_to_hub`: nothing in it is erased.
+            ArtifactError: With `push_to_hub`: see there.
+            OSError: The folder cannot be written.
         """
         if not safe_serialization:
             raise ConfigError(
@@ -317,6 +337,14 @@ class ErasureLoaderMixin(_PipelineBase):
             subfolder: Only None is possible: diffusers loads pipelines from the root.
             options: `gated`, `revision`, `tag`, ...: see `diffusers_erasure.artifacts.push_plan.PushOptions`;
                 `max_shard_size` as for saving.
+
+        Raises:
+            ConfigError: `repo_id` is none, or an option cannot be used.
+            ErasureRequiredError: Nothing in it is erased.
+            ErasureNotActiveError: The erasure was changed.
+            ErasureStateError: A component carries an adapter, or an encoder values that are not finite.
+            PublishError: The Hub did not take it, the branch has moved, or a card there would be overwritten.
+            ArtifactError: What was saved for the push does not load as an erased pipeline.
         """
         return push_pipeline(
             self,
@@ -335,6 +363,14 @@ class ErasureLoaderMixin(_PipelineBase):
         """The pipeline's index under stock class names, so that every diffusers can load it."""
         return stock_index(self, super().to_json_string())
 
+    def _erase(self, opened: Opened, extra: list[ErasureSource], place: dict[str, Any]) -> None:
+        """Put on the artifact that was opened and further ones, and note all that is erased."""
+        if opened.artifact is not None:
+            self.load_erasure(opened.artifact)
+        for source in extra:
+            self.load_erasure(source, **place)
+        note_erasures(self)
+
     @classmethod
     def _load_stock(cls, opened: Opened, kwargs: dict[str, Any]) -> Self:
         with loading(opened.base):
@@ -343,6 +379,15 @@ class ErasureLoaderMixin(_PipelineBase):
         pipe.register_to_config(_name_or_path=opened.base)
         session_of(pipe).base = public_name(opened.base)
         return pipe
+
+
+def _set_dtype(options: dict[str, Any]) -> None:
+    """Ask for float32 where no dtype is asked for.
+
+    Left alone, transformers loads a half-precision encoder as it is stored beside a float32 UNet.
+    """
+    if options.get("dtype") is None and options.get("torch_dtype") is None:
+        options["dtype"] = torch.float32
 
 
 def _as_list(erasure: ErasureSource | Sequence[ErasureSource] | None) -> list[ErasureSource]:
