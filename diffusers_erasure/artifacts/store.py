@@ -12,10 +12,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from diffusers_erasure.durable import sweep, sync, whole_folder, write_whole
-from diffusers_erasure.errors import ArtifactIntegrityError, ArtifactNotFoundError, ConfigError
+from diffusers_erasure.errors import (
+    ArtifactFormatError,
+    ArtifactIntegrityError,
+    ArtifactNotFoundError,
+    ConfigError,
+)
 
 from .artifact import Artifact
 from .card_marks import outdated
@@ -41,6 +46,12 @@ def save_artifact(artifact: Artifact, folder: str | Path, *, overwrite: bool = F
 
     Returns:
         The folder.
+
+    Raises:
+        ConfigError: The artifact cannot be put there; see `check_target`.
+        ArtifactMismatchError: An edit holds nothing, only zeros, or values that are not finite.
+        ArtifactError: What was written does not read back as the same artifact.
+        OSError: The folder cannot be written.
     """
     target = Path(folder).expanduser().resolve()
     check_target(target, overwrite=overwrite)
@@ -67,6 +78,13 @@ def attach_file(
         name: Name of the file; one that the artifact itself consists of is refused.
         data: Its content.
         evaluation: Summary of what was measured, to stand in the manifest.
+
+    Raises:
+        ArtifactNotFoundError: The folder holds no manifest.
+        ArtifactError: Its manifest cannot be read.
+        ConfigError: The name is no plain file name, or one that the artifact itself consists of; or the
+            summary is not what a manifest can hold. The folder is left as it was.
+        OSError: The folder cannot be written.
     """
     root = Path(folder).expanduser().absolute()
     path = root / MANIFEST_NAME
@@ -83,14 +101,33 @@ def attach_file(
         )
     attachments = {**manifest.attachments, name: hashlib.sha256(data).hexdigest()}
     summary = dict(evaluation) if evaluation is not None else manifest.evaluation
-    content = {**manifest.model_dump(), "attachments": attachments, "evaluation": summary}
-    noted = render_manifest(type(manifest).model_validate(content))
+    noted = _noted(manifest, attachments, summary, origin=str(path))
     if noted != path.read_bytes():
         _remove_signature(root)
     write_whole(root / name, data)
     write_whole(path, noted)
     _warn_of_card(root, parse_manifest(noted, origin=str(path)))
     return root / name
+
+
+def _noted(
+    manifest: Manifest,
+    attachments: Mapping[str, str],
+    evaluation: Mapping[str, JsonValue] | None,
+    *,
+    origin: str,
+) -> bytes:
+    """The manifest's text with other documents, read once as every reader will before it is written."""
+    content = {**manifest.model_dump(), "attachments": attachments, "evaluation": evaluation}
+    try:
+        text = render_manifest(Manifest.model_validate(content))
+        parse_manifest(text, origin=origin)
+    except (ValidationError, ArtifactFormatError) as error:
+        raise ConfigError(
+            f"with this document {origin} could not be read any more: {error}; expected an evaluation of "
+            "JSON values, finite and not deeply nested, under short names; correct it and attach again"
+        ) from error
+    return text
 
 
 def _warn_of_card(folder: Path, manifest: Manifest) -> None:

@@ -133,12 +133,24 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
             encoder: A `CLIPTextModel` (or `CLIPTextModelWithProjection`) without adapters.
             erasure: What was erased: an `EncoderErasure` or its fields. The weights are sealed as they are
                 now; without it, `save_pretrained` writes an encoder that nobody can verify.
+
+        Raises:
+            ConfigError: It is no such encoder, its weights are not loaded, or `erasure` describes none.
+            ArtifactMismatchError: It has other tensors than its class (an adapter), or values that no trained
+                encoder has.
         """
         stock = cls._stock_class()
         if not isinstance(encoder, stock):
             raise ConfigError(
                 f"{cls.__name__} takes the weights of a {stock.__name__}, found {type(encoder).__name__}; "
                 "give the text encoder itself (pipe.text_encoder)"
+            )
+        absent = [name for name, parameter in encoder.named_parameters() if parameter.is_meta]
+        if absent:
+            raise ConfigError(
+                f"{len(absent)} weights of the {type(encoder).__name__} have no values (first: "
+                f"{absent[0]}, on the meta device: offloaded); expected loaded weights; call "
+                "pipe.remove_all_hooks(), or load the encoder again"
             )
         with torch.device("meta"):
             robust = cls(copy.deepcopy(encoder.config))  # type: ignore[arg-type]

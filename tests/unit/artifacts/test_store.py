@@ -213,6 +213,17 @@ def test_documents_are_attached_without_changing_the_digest(folder: Path) -> Non
         attach_file(folder.parent, "README.md", b"")
 
 
+def test_an_evaluation_that_no_manifest_can_hold_leaves_the_artifact_as_it_was(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    deep: Any = 0
+    for _ in range(40):
+        deep = [deep]
+    for value in (deep, float("nan"), object()):
+        with pytest.raises(ConfigError, match=r"could not be read any more: (?s:.*)expected an evaluation"):
+            attach_file(folder, "evaluation.json", b"{}", evaluation={"figure": value})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_documents_that_a_method_hands_along_are_saved_as_attachments(
     artifact: Artifact, tmp_path: Path
 ) -> None:

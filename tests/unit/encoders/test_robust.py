@@ -323,6 +323,8 @@ def test_only_a_text_encoder_can_be_wrapped(tiny_pipe: StableDiffusionPipeline) 
         RobustEncoder.from_encoder(tiny_pipe.unet)
     with pytest.raises(ConfigError, match="known fields"):
         RobustEncoder.from_encoder(tiny_pipe.text_encoder, erasure={"concept": "church"})
+    with pytest.raises(ConfigError, match=r"weights of the CLIPTextModel have no values .*remove_all_hooks"):
+        RobustEncoder.from_encoder(tiny_pipe.text_encoder.to("meta"))
 
 
 @pytest.mark.parametrize(
