@@ -6,7 +6,7 @@
     store         `save_artifact`: atomic, read back before it counts
     door          `load_artifact`: the one way in, for folders and Hub repositories
     apply         `load_erasure`, `unload_erasure`, `set_erasure_scale`, `list_erasures`: copy on write
-    verify        `verify_erasure`, `guard_erasures`: is what was loaded still what runs?
+    verify        `verify_loaded`, `guard_erasures`: is what was loaded still what runs?
     fingerprint, canary, tensors, jsontext, safebytes, hub      what these are made of
 
 Names are resolved lazily, so that `diffusers_erasure.artifacts.manifest` can be read without torch.
@@ -42,7 +42,6 @@ _HOMES = {
     "list_erasures": "apply",
     "ErasureState": "verify",
     "VerificationReport": "verify",
-    "verify_erasure": "verify",
     "guard_erasures": "verify",
 }
 
@@ -74,7 +73,6 @@ __all__ = [
     "save_artifact",
     "set_erasure_scale",
     "unload_erasure",
-    "verify_erasure",
 ]
 
 

@@ -216,7 +216,7 @@ def unload_erasure(pipe: Any, name: str | None = None) -> None:
         ledger.pop(gone, None)
 
 
-def note_erasures(pipe: Any) -> None:
+def note_loaded(pipe: Any) -> None:
     """Enter into a pipeline's ledger what its components carry: it may have been made from another's.
 
     Args:

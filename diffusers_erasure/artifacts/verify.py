@@ -4,7 +4,7 @@
     MODIFIED    something was changed since: an in-place edit, a fused LoRA, a merge, another component
     ABSENT      the weights are those of the base
 
-`verify_erasure` compares everything, for pipelines that were erased here (by what was recorded) and for
+`verify_loaded` compares everything, for pipelines that were erased here (by what was recorded) and for
 others, such as one loaded from a saved erased folder (by the artifact's fingerprints). `guard_erasures` is
 for every call: it looks only at what a change can hardly leave alone, and compares everything when that
 moved.
@@ -73,7 +73,7 @@ class VerificationReport:
             raise ErasureNotActiveError(self.message)
 
 
-def verify_erasure(
+def verify_loaded(
     pipe: Any,
     source: Artifact | str | Path | None = None,
     *,
@@ -85,6 +85,8 @@ def verify_erasure(
     local_files_only: bool = False,
 ) -> VerificationReport:
     """Compare all weights of the erased components with what they must be, and ask the canary.
+
+    It knows what was loaded, not what components came with: `diffusers_erasure.verify_erasure` knows both.
 
     Args:
         pipe: Any pipeline.
@@ -133,9 +135,9 @@ def guard_erasures(pipe: Any) -> VerificationReport:
     complete = promised <= set(records) and set(vars(pipe).get(LEDGER_NAME, {})) <= named
     switched_off = any(applied.scale == 0 for record in records.values() for applied in record.erasures)
     if not found or not complete or switched_off:
-        return verify_erasure(pipe)
+        return verify_loaded(pipe)
     if not all(_quietly_unchanged(module, record) for _, module, record in found):
-        return verify_erasure(pipe)
+        return verify_loaded(pipe)
     notes = tuple(note for part, module, record in found for note in _notes(part, module, record, quick=True))
     return VerificationReport(
         ErasureState.VERIFIED, message="nothing has changed since it was verified", notes=notes

@@ -233,7 +233,8 @@ def _on_base(config: VerifyConfig, pipe: Any, artifact: Artifact, checks: list[C
     import warnings
 
     from diffusers_erasure.artifacts.apply import ErasureTransferWarning, list_erasures, load_erasure
-    from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
+    from diffusers_erasure.artifacts.verify import ErasureState
+    from diffusers_erasure.pipelines.verifying import verify_erasure
 
     base = config.pretrained_model_name_or_path
     with warnings.catch_warnings():

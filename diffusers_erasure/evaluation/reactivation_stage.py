@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_erasure.artifacts.verify import verify_erasure
 from diffusers_erasure.attacks.base import AttackedPrompt, AttackTarget
 from diffusers_erasure.diffusion.components import DiffusionComponents
+from diffusers_erasure.pipelines.verifying import verify_erasure
 
 from .attack_groups import Group, prompts_of
 from .attack_runner import Tell

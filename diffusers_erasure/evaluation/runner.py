@@ -20,11 +20,11 @@ from pathlib import Path
 from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
-from diffusers_erasure.artifacts.verify import verify_erasure
 from diffusers_erasure.diffusion.pictures import png_bytes
 from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.pipelines.base import load_base_pipeline
+from diffusers_erasure.pipelines.verifying import verify_erasure
 
 from .attack_evaluation import (
     OUTCOMES_NAME,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.verify import verify_erasure
+from diffusers_erasure.pipelines.verifying import verify_erasure
 
 from .attack_grid import GRID_COLUMNS
 from .generate import Sampling, draw

@@ -19,8 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure, list_erasures
-from diffusers_erasure.artifacts.apply import note_erasures as note_loaded
+from diffusers_erasure.artifacts.apply import ERASABLE, AppliedErasure, list_erasures, note_loaded
 from diffusers_erasure.artifacts.record import LEDGER_NAME, record_of
 from diffusers_erasure.artifacts.tensors import unwrapped
 from diffusers_erasure.artifacts.verify import (
@@ -28,7 +27,7 @@ from diffusers_erasure.artifacts.verify import (
     ErasureState,
     VerificationReport,
     guard_erasures,
-    verify_erasure,
+    verify_loaded,
 )
 from diffusers_erasure.encoders import EncoderErasure
 from diffusers_erasure.encoders.seal import ComponentSeal, seal_of
@@ -106,8 +105,8 @@ def verify_all(pipe: Any, *, name: str | None = None, thorough: bool = True) -> 
     if name is not None:
         return _verify_named(pipe, name, sealed)
     if not _has_loaded(pipe):
-        return _report(sealed, ()) if sealed else verify_erasure(pipe)
-    return _joined(sealed, verify_erasure(pipe) if thorough else guard_erasures(pipe))
+        return _report(sealed, ()) if sealed else verify_loaded(pipe)
+    return _joined(sealed, verify_loaded(pipe) if thorough else guard_erasures(pipe))
 
 
 def _verify_named(pipe: Any, name: str, sealed: dict[str, ComponentReport]) -> VerificationReport:
@@ -116,7 +115,7 @@ def _verify_named(pipe: Any, name: str, sealed: dict[str, ComponentReport]) -> V
     reports = {part: sealed[part] for part in parts}
     loaded = {erasure.name for erasure in list_erasures(pipe)} | set(vars(pipe).get(LEDGER_NAME, {}))
     if name in loaded or not reports:
-        return _joined(reports, verify_erasure(pipe, name=name))
+        return _joined(reports, verify_loaded(pipe, name=name))
     return _report(reports, ())
 
 

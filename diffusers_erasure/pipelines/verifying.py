@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffusers_erasure.artifacts import verify
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.verify import VerificationReport
+from diffusers_erasure.artifacts.verify import VerificationReport, verify_loaded
 
 from .guard import verify_all
 
@@ -29,5 +28,5 @@ def verify_erasure(
         ArtifactError: The source cannot be read.
     """
     if source is not None:
-        return verify.verify_erasure(pipe, source, name=name, **options)
+        return verify_loaded(pipe, source, name=name, **options)
     return verify_all(pipe, name=name)

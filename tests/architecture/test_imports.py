@@ -91,6 +91,15 @@ def test_every_name_in_all_resolves(name: str) -> None:
         getattr(module, attribute)
 
 
+def test_a_name_that_several_rooms_export_is_one_thing() -> None:
+    rooms = [diffusers_erasure, *(importlib.import_module(name) for name in MODULES if name.count(".") == 1)]
+    named: dict[str, dict[int, str]] = {}
+    for room in rooms:
+        for name in getattr(room, "__all__", ()):
+            named.setdefault(name, {})[id(getattr(room, name))] = room.__name__
+    assert [list(homes.values()) for homes in named.values() if len(homes) > 1] == []
+
+
 def test_type_checkers_see_the_names_that_users_see() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))

@@ -22,7 +22,7 @@ from diffusers_erasure.artifacts.apply import (
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.edits import DeltaEdit, RightFactorEdit, WholeEdit
 from diffusers_erasure.artifacts.fingerprint import fingerprint
-from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_erasure
+from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_loaded
 from diffusers_erasure.errors import (
     ArtifactMismatchError,
     BaseModelMismatchError,
@@ -137,7 +137,7 @@ def test_a_stack_is_a_sum_in_any_order(tiny_pipe: Any, artifact: Artifact) -> No
     for part in ("text_encoder", "unet"):
         assert equal(weights(getattr(pipes[0], part)), weights(getattr(pipes[1], part)))
     assert [applied.name for applied in list_erasures(pipes[0])] == ["church", "c20", "c40"]
-    assert verify_erasure(pipes[0]).state is ErasureState.VERIFIED
+    assert verify_loaded(pipes[0]).state is ErasureState.VERIFIED
     unload_erasure(pipes[0], "church")
     unload_erasure(pipes[1], "church")
     unload_erasure(pipes[0], "c40")
@@ -169,7 +169,7 @@ def test_transfer_is_said_and_recorded(make_tiny_pipe: Callable[..., Any], artif
     with pytest.warns(ErasureTransferWarning, match="text_encoder, unet"):
         load_erasure(other, artifact)
     assert list_erasures(other)[0].transfer
-    report = verify_erasure(other)
+    report = verify_loaded(other)
     assert report.state is ErasureState.VERIFIED
     assert any("transferred" in note for note in report.notes)
 
@@ -183,7 +183,7 @@ def test_the_exact_base_in_half_precision_is_no_transfer(tiny_pipe: Any, artifac
             warnings.simplefilter("error", ErasureTransferWarning)
             load_erasure(pipe, artifact)
         assert next(pipe.unet.parameters()).dtype is dtype
-        assert verify_erasure(pipe).state is ErasureState.VERIFIED
+        assert verify_loaded(pipe).state is ErasureState.VERIFIED
 
 
 def test_other_shapes_are_refused_and_nothing_is_changed(
@@ -239,7 +239,7 @@ def test_lora_wrapped_layers_are_found(tiny_pipe: Any, artifact: Artifact) -> No
         assert torch.equal(
             state[name.replace(".weight", ".base_layer.weight")], plain.unet.state_dict()[name]
         )
-    report = verify_erasure(tiny_pipe)
+    report = verify_loaded(tiny_pipe)
     assert report.state is ErasureState.VERIFIED
     assert any("LoRA" in note for note in report.notes)
     assert any("LoRA" in note for note in guard_erasures(tiny_pipe).notes)
@@ -264,7 +264,7 @@ def test_a_lora_loaded_later_stays_through_a_change_of_scale(tiny_pipe: Any, art
     assert any("lora_A" in name for name in tiny_pipe.unet.state_dict())
     unload_erasure(tiny_pipe)
     assert any("lora_A" in name for name in tiny_pipe.unet.state_dict())
-    assert verify_erasure(tiny_pipe, artifact).state is ErasureState.ABSENT
+    assert verify_loaded(tiny_pipe, artifact).state is ErasureState.ABSENT
 
 
 def test_a_fused_lora_is_modified_and_never_composed_away(tiny_pipe: Any, artifact: Artifact) -> None:
@@ -307,7 +307,7 @@ def test_offload_hooks_come_back(
     load_erasure(tiny_pipe, artifact)
     assert hasattr(tiny_pipe.unet, "_hf_hook")
     assert not hasattr(base, "_hf_hook")
-    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+    assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED
     if call == "enable_model_cpu_offload":
         assert torch.equal(draw(tiny_pipe, "church"), draw(plain, "church"))
         assert guard_erasures(tiny_pipe).state is ErasureState.VERIFIED
@@ -319,16 +319,16 @@ def test_group_offload_hooks_come_back(tiny_pipe: Any, artifact: Artifact, draw:
     tiny_pipe.unet.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
     load_erasure(tiny_pipe, artifact)
     assert torch.equal(draw(tiny_pipe, "church"), draw(plain, "church"))
-    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+    assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED
 
 
 def test_copies_are_erased_and_independent(tiny_pipe: Any, artifact: Artifact) -> None:
     load_erasure(tiny_pipe, artifact)
     twin = copy.deepcopy(tiny_pipe)
-    assert verify_erasure(twin).state is ErasureState.VERIFIED
+    assert verify_loaded(twin).state is ErasureState.VERIFIED
     unload_erasure(twin)
     assert list_erasures(twin) == ()
-    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+    assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED
 
 
 def test_what_is_saved_is_stock_and_erased(
@@ -339,7 +339,7 @@ def test_what_is_saved_is_stock_and_erased(
     assert set(tiny_pipe.unet.state_dict()) == names
     tiny_pipe.save_pretrained(tmp_path / "pipe")
     again = StableDiffusionPipeline.from_pretrained(tmp_path / "pipe")
-    assert verify_erasure(again, artifact).state is ErasureState.VERIFIED
+    assert verify_loaded(again, artifact).state is ErasureState.VERIFIED
     assert torch.equal(draw(again, "church"), draw(tiny_pipe, "church"))
 
 

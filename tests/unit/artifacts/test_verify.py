@@ -20,7 +20,7 @@ from diffusers_erasure.artifacts.apply import (
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.canary import floor
 from diffusers_erasure.artifacts.fingerprint import SAMPLES_PER_TENSOR, quick_fingerprint
-from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_erasure
+from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_loaded
 from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, ErasureStateError
 from tests.unit.artifacts.conftest import make_artifact, text_edit
 
@@ -83,7 +83,7 @@ def test_changes_are_modified(tiny_pipe: Any, artifact: Artifact, change: Callab
     load_erasure(tiny_pipe, artifact)
     assert guard_erasures(tiny_pipe).state is VERIFIED
     change(tiny_pipe)
-    for report in (guard_erasures(tiny_pipe), verify_erasure(tiny_pipe)):
+    for report in (guard_erasures(tiny_pipe), verify_loaded(tiny_pipe)):
         assert report.state is MODIFIED
         with pytest.raises(ErasureNotActiveError, match=r"expected \w+, found \w+.*unload_erasure"):
             report.raise_unless_verified()
@@ -131,7 +131,7 @@ def test_right_weights_with_another_answer_are_modified(
 ) -> None:
     load_erasure(tiny_pipe, artifact)
     tiny_pipe.text_encoder.final_layer_norm.eps = epsilon
-    report = verify_erasure(tiny_pipe).components["text_encoder"]
+    report = verify_loaded(tiny_pipe).components["text_encoder"]
     assert report.state is MODIFIED
     assert "the weights are right, but the answer to the canary" in report.note
 
@@ -139,7 +139,7 @@ def test_right_weights_with_another_answer_are_modified(
 def test_asking_the_canary_leaves_training_on(tiny_pipe: Any, artifact: Artifact) -> None:
     tiny_pipe.text_encoder.train()
     load_erasure(tiny_pipe, artifact)
-    assert verify_erasure(tiny_pipe).state is VERIFIED
+    assert verify_loaded(tiny_pipe).state is VERIFIED
     assert all(layer.training for layer in tiny_pipe.text_encoder.modules())
 
 
@@ -167,11 +167,11 @@ def test_an_exchanged_component_is_seen(tiny_pipe: Any, make_tiny_pipe: Any, art
 
 
 def test_without_and_after_an_erasure(tiny_pipe: Any, artifact: Artifact, folder: Path) -> None:
-    assert verify_erasure(tiny_pipe).state is ABSENT
+    assert verify_loaded(tiny_pipe).state is ABSENT
     assert guard_erasures(tiny_pipe).state is ABSENT
-    assert verify_erasure(tiny_pipe, folder).state is ABSENT
+    assert verify_loaded(tiny_pipe, folder).state is ABSENT
     load_erasure(tiny_pipe, artifact)
-    assert verify_erasure(tiny_pipe, folder).state is VERIFIED
+    assert verify_loaded(tiny_pipe, folder).state is VERIFIED
     set_erasure_scale(tiny_pipe, "church", 0.0)
     assert guard_erasures(tiny_pipe).state is ABSENT
     set_erasure_scale(tiny_pipe, "church", 0.5)
@@ -180,15 +180,15 @@ def test_without_and_after_an_erasure(tiny_pipe: Any, artifact: Artifact, folder
         "church is at scale 0.5 on unet",
     )
     unload_erasure(tiny_pipe, "church")
-    assert verify_erasure(tiny_pipe, folder).state is ABSENT
+    assert verify_loaded(tiny_pipe, folder).state is ABSENT
     with pytest.raises(ConfigError, match="no erasure 'church'"):
-        verify_erasure(tiny_pipe, name="church")
+        verify_loaded(tiny_pipe, name="church")
 
 
 def test_the_wrong_artifact_is_not_verified(tiny_pipe: Any, artifact: Artifact) -> None:
     other = make_artifact(tiny_pipe, {"text_encoder": text_edit(tiny_pipe, 50)}, concept="dog")
     load_erasure(tiny_pipe, artifact)
-    assert verify_erasure(tiny_pipe, other).state is MODIFIED
+    assert verify_loaded(tiny_pipe, other).state is MODIFIED
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -215,12 +215,12 @@ def test_pipelines_that_were_erased_elsewhere(tiny_pipe: Any, artifact: Artifact
         for part in ("text_encoder", "unet"):
             vars(getattr(pipe, part)).pop("erasure_record", None)
             getattr(pipe, part).to(dtype)
-        assert verify_erasure(pipe, artifact).state is state
+        assert verify_loaded(pipe, artifact).state is state
         for part in ("text_encoder", "unet"):
             getattr(pipe, part).to(torch.float32)
-        assert verify_erasure(pipe, artifact).state is state
+        assert verify_loaded(pipe, artifact).state is state
     in_place(tiny_pipe)
-    assert verify_erasure(tiny_pipe, artifact).state is MODIFIED
+    assert verify_loaded(tiny_pipe, artifact).state is MODIFIED
 
 
 def test_an_erasure_put_on_half_precision_elsewhere_is_told_by_the_canary(
@@ -231,10 +231,10 @@ def test_an_erasure_put_on_half_precision_elsewhere_is_told_by_the_canary(
     load_erasure(tiny_pipe, artifact)
     for part in ("text_encoder", "unet"):
         vars(getattr(tiny_pipe, part)).pop("erasure_record")
-    assert verify_erasure(tiny_pipe, artifact).state is VERIFIED
+    assert verify_loaded(tiny_pipe, artifact).state is VERIFIED
     with torch.no_grad():
         key(tiny_pipe).zero_()
-    assert verify_erasure(tiny_pipe, artifact).components["unet"].state is MODIFIED
+    assert verify_loaded(tiny_pipe, artifact).components["unet"].state is MODIFIED
 
 
 def test_the_canary_is_not_asked_through_an_adapter(tiny_pipe: Any, artifact: Artifact) -> None:
@@ -244,9 +244,9 @@ def test_the_canary_is_not_asked_through_an_adapter(tiny_pipe: Any, artifact: Ar
     tiny_pipe.text_encoder.half()
     load_erasure(tiny_pipe, artifact)
     vars(tiny_pipe.unet).pop("erasure_record")
-    assert verify_erasure(tiny_pipe, artifact).components["unet"].state is VERIFIED
+    assert verify_loaded(tiny_pipe, artifact).components["unet"].state is VERIFIED
     tiny_pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k"]))
-    assert verify_erasure(tiny_pipe, artifact).components["unet"].state is MODIFIED
+    assert verify_loaded(tiny_pipe, artifact).components["unet"].state is MODIFIED
 
 
 def test_the_guard_is_cheap_at_the_size_of_stable_diffusion() -> None:
@@ -278,13 +278,13 @@ def test_weights_kept_in_another_dtype_than_they_compute_in_are_verified(
     tiny_pipe.unet.enable_layerwise_casting(storage_dtype=storage, compute_dtype=torch.float32)
     assert guard_erasures(tiny_pipe).state is VERIFIED
     draw(tiny_pipe, "dog")
-    report = verify_erasure(tiny_pipe)
+    report = verify_loaded(tiny_pipe)
     assert report.state is VERIFIED
     assert report.components["unet"].note == "in another dtype"
     with pytest.raises(ErasureStateError, match=r"hooked by diffusers \(layerwise_casting\)"):
         set_erasure_scale(tiny_pipe, name, 0.5)
     key(tiny_pipe).data = (key(tiny_pipe).data.float() * 1.5).to(storage)
-    assert verify_erasure(tiny_pipe).state is MODIFIED
+    assert verify_loaded(tiny_pipe).state is MODIFIED
 
 
 @pytest.mark.parametrize(
@@ -307,5 +307,5 @@ def test_a_rounding_that_is_known_needs_no_canary(tiny_pipe: Any, artifact: Arti
     for part in ("text_encoder", "unet"):
         vars(getattr(tiny_pipe, part)).pop("erasure_record")
         getattr(tiny_pipe, part).half().float()
-    found = verify_erasure(tiny_pipe, artifact)
+    found = verify_loaded(tiny_pipe, artifact)
     assert {(one.state, one.note) for one in found.components.values()} == {(VERIFIED, "")}

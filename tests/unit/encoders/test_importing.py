@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection
 
+from diffusers_erasure import verify_erasure
 from diffusers_erasure.artifacts import (
     Artifact,
     BaseModelRef,
@@ -21,7 +22,6 @@ from diffusers_erasure.artifacts import (
     load_artifact,
     load_erasure,
     save_artifact,
-    verify_erasure,
 )
 from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.encoders import RobustEncoder

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from torch import Tensor
 
-from diffusers_erasure.artifacts import ErasureState, verify_erasure
+from diffusers_erasure import ErasureState, verify_erasure
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.errors import (
     ArtifactFormatError,

@@ -18,7 +18,7 @@ from diffusers import AutoPipelineForText2Image, DiffusionPipeline, StableDiffus
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusers_erasure.artifacts import ErasureState, verify_erasure
+from diffusers_erasure import ErasureState, verify_erasure
 from diffusers_erasure.errors import (
     ArtifactIntegrityError,
     ConfigError,

@@ -22,7 +22,7 @@ from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.edits import DeltaEdit, RightFactorEdit, apply_edit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.store import save_artifact
-from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
+from diffusers_erasure.artifacts.verify import ErasureState
 from diffusers_erasure.cli.main import main
 from diffusers_erasure.diffusion import text_projections
 from diffusers_erasure.errors import (
@@ -33,6 +33,7 @@ from diffusers_erasure.errors import (
     BaseModelMismatchError,
     ConfigError,
 )
+from diffusers_erasure.pipelines.verifying import verify_erasure
 from diffusers_erasure.training.compose import compose_trce, load_part
 from diffusers_erasure.training.stored_statistics import STATISTICS_NAME
 from diffusers_erasure.training.trce import train_trce

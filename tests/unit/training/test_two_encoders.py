@@ -22,7 +22,7 @@ from diffusers_erasure.artifacts.artifact import Artifact, build_artifact
 from diffusers_erasure.artifacts.edits import RightFactorEdit
 from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.artifacts.store import save_artifact
-from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
+from diffusers_erasure.artifacts.verify import ErasureState
 from diffusers_erasure.concepts import resolve_concepts
 from diffusers_erasure.diffusion import (
     DiffusionComponents,
@@ -33,6 +33,7 @@ from diffusers_erasure.diffusion import (
     tokenize,
 )
 from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.pipelines.verifying import verify_erasure
 from diffusers_erasure.training.closed_form import MappingStatistics, Penalties, PriorStatistics, solve
 from tests.tiny_xl import END, TOKENS, WIDTHS, tokenizer
 
