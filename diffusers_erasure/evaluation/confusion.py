@@ -142,8 +142,15 @@ class JudgeValidation(BaseModel):
                 )
         return None
 
-    def correct(self, observed: Proportion, source: Source = Source.ERASED) -> CorrectedRate | None:
+    def correct(
+        self, observed: Proportion, source: Source = Source.ERASED, *, pictures: int = 1
+    ) -> CorrectedRate | None:
         """A rate of this judge over pictures of a source, corrected for its errors.
+
+        Args:
+            observed: How often it says yes.
+            source: Who drew the pictures.
+            pictures: Pictures of each observation, of which one yes is enough.
 
         Returns:
             None if the judge's errors were not measured.
@@ -152,4 +159,4 @@ class JudgeValidation(BaseModel):
             EvaluationError: The judge is no better than chance.
         """
         found = self.errors(source)
-        return CorrectedRate.of((observed.k, observed.n), *found[:2]) if found else None
+        return CorrectedRate.of((observed.k, observed.n), *found[:2], pictures) if found else None

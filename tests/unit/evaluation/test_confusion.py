@@ -14,6 +14,7 @@ from diffusers_erasure.evaluation.confusion import ConfusionMatrix, JudgeValidat
 from diffusers_erasure.evaluation.judges import Panel, Question, panel_question
 from diffusers_erasure.evaluation.labelled import LabelledPictures, read_labelled_pictures, validate_judge
 from diffusers_erasure.evaluation.proportion import Proportion
+from diffusers_erasure.evaluation.rogan_gladen import CorrectedRate
 from tests.reference import statistics as reference
 
 
@@ -86,6 +87,8 @@ def test_a_rate_is_corrected_by_the_matrix_of_its_own_source() -> None:
     on_base = both.correct(observed, Source.BASE)
     assert on_base is not None
     assert on_base.sensitivity == (99, 100)
+    many = both.correct(observed, pictures=4)
+    assert many == CorrectedRate.of((30, 100), (80, 100), (90, 100), 4)
 
 
 def test_errors_are_taken_over_only_where_they_must_be_and_that_is_said() -> None:
