@@ -126,29 +126,6 @@ def resolve_source(
     )
 
 
-def read_verified_safetensors(
-    path: str | Path, *, sha256: str | None, tensors: Iterable[TensorSpec] | None = None, whole: bool = True
-) -> dict[str, Tensor]:
-    """The tensors of one local safetensors file, checked like a file of an artifact.
-
-    Args:
-        path: The file.
-        sha256: What its bytes must hash to; None where nobody knows (then only form and values are checked).
-        tensors: Names, shapes and dtypes that it must hold, if known.
-        whole: The tensors are whole weights, of which vectors (biases) may be zero.
-    """
-    place = Path(path)
-    data, origin = read_bytes(place, origin=str(place)), str(place)
-    if sha256 is not None:
-        _check_sha256(data, sha256, origin=origin, again="")
-    entries = parse_header(data, origin=origin)
-    if tensors is not None:
-        check_table(entries, tensors, origin=origin)
-    found = tensors_from(data, entries)
-    check_values(found, origin=origin, whole=whole)
-    return found
-
-
 def _read_manifest(place: Source, trusted_key: TrustedKey | None) -> Manifest:
     origin = place.describe(MANIFEST_NAME)
     path = place.path(MANIFEST_NAME)

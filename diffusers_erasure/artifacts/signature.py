@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SIGNATURE_NAME = "erasure.sig"
-SIGNATURE_FORMAT = 1
 MAX_SIGNATURE_BYTES = 8 * 1024
 DOMAIN = b"diffusers-erasure: signature of an erasure manifest, format 1\n"
 _VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,5}")

@@ -37,11 +37,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def raw_names(module: nn.Module) -> dict[str, str]:
-    """Canonical name -> the module's own name, for all weights that belong to the model."""
-    return {canonical_name(raw): raw for raw in module.state_dict(keep_vars=True) if _is_own(module, raw)}
-
-
 def component_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Canonical name -> tensor (not copied), sorted by name.
 

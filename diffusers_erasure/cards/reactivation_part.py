@@ -12,7 +12,6 @@ from .evaluation_part import p_value
 from .markdown import Table, code, plain
 
 INVERSION_ATTACK = "concept_inversion"
-UNMEASURED = NOT_MEASURED, "-", "-"
 
 
 def reactivation_table(found: ReactivationReport | None, report: EvaluationReport | None) -> Table:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffusers_erasure.errors import EvaluationError
@@ -79,35 +74,3 @@ def validate_judge(question: Question, labelled: Iterable[LabelledPictures]) -> 
             ConfusionMatrix.of(said[source], shows[source], source, how[source]) for source in shows
         ),
     )
-
-
-def read_labelled_pictures(table: Path) -> tuple[LabelledPictures, ...]:
-    """Read pictures that somebody labelled: a CSV with the columns `file`, `shows` (0 or 1) and `source`.
-
-    Files are named relative to the table; all pictures of one source are of one size.
-
-    Raises:
-        EvaluationError: A column, a file or a value is not what it should be.
-    """
-    found: dict[Source, tuple[list[Tensor], list[bool]]] = {}
-    try:
-        with table.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                images, shows = found.setdefault(Source(row["source"]), ([], []))
-                images.append(_read_picture(table.parent / row["file"]))
-                shows.append({"0": False, "1": True}[row["shows"].strip()])
-        return tuple(
-            LabelledPictures(torch.stack(images), tuple(shows), source, LabelledBy.HUMAN)
-            for source, (images, shows) in found.items()
-        )
-    except (OSError, KeyError, ValueError, RuntimeError, AttributeError, UnidentifiedImageError) as error:
-        raise EvaluationError(
-            f"the labelled pictures of {table} cannot be read ({type(error).__name__}: {error}); expected "
-            "the columns file, shows (0 or 1) and source (base or erased), and pictures of one size; correct "
-            "the table"
-        ) from error
-
-
-def _read_picture(path: Path) -> Tensor:
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)

@@ -8,7 +8,7 @@ is f and its errors are independent: at f = 1 % and 51 pictures, 40 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,11 +33,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         largest = max(largest, min(1.0, (count - rank) * p_values[index]))
         adjusted[index] = largest
     return tuple(adjusted)
-
-
-def holm_by_name(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values of named comparisons."""
-    return dict(zip(p_values, holm(tuple(p_values.values())), strict=True))
 
 
 def any_false_positive(rate: float, pictures: int) -> float:

@@ -144,7 +144,7 @@ def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
 
     Args:
         pipe: One of our pipelines.
-        allow_unverified: Draw all the same; it is counted in the pipeline's session, and a warning says so.
+        allow_unverified: Draw all the same; a warning says so.
     """
     session = session_of(pipe)
     note_erasures(pipe)
@@ -157,7 +157,6 @@ def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
         return
     if not (allow_unverified or session.allow_unverified):
         raise ErasureNotActiveError(f"{fault}; or pass allow_unverified=True to draw all the same")
-    session.unverified_calls += 1
     warnings.warn(f"drawing unverified, as asked: {fault}", ErasureMissingWarning, stacklevel=4)
 
 

@@ -158,7 +158,7 @@ class ErasureLoaderMixin(_PipelineBase):
         if LEDGER_NAME in vars(pipeline):
             pipe.__dict__[LEDGER_NAME] = dict(vars(pipeline)[LEDGER_NAME])
         old = session_of(pipeline)
-        pipe.__dict__[SESSION_NAME] = replace(old, seals=dict(old.seals), unverified_calls=0)
+        pipe.__dict__[SESSION_NAME] = replace(old, seals=dict(old.seals))
         note_erasures(pipe)
         return pipe
 

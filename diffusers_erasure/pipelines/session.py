@@ -18,7 +18,6 @@ class ErasureSession:
         required: An erasure was given to this pipeline, so it must not draw without one.
         waived: It was made with `require_erasure=False`.
         allow_unverified: It was made with `allow_unverified=True`.
-        unverified_calls: How often it drew while that was not verified.
         warned: It has warned that it has no erasure.
         base: What it was loaded from, where that may be told: a Hub id, or "embedded"; empty for a folder.
         seals: Seal per component that came erased, to notice when the component is exchanged.
@@ -27,7 +26,6 @@ class ErasureSession:
     required: bool = False
     waived: bool = False
     allow_unverified: bool = False
-    unverified_calls: int = 0
     warned: bool = False
     base: str = ""
     seals: dict[str, ComponentSeal] = field(default_factory=dict)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
 from pydantic import ValidationError
 
 from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.evaluation.confusion import ConfusionMatrix, JudgeValidation, LabelledBy, Source
 from diffusers_erasure.evaluation.judges import Panel, Question, panel_question
-from diffusers_erasure.evaluation.labelled import LabelledPictures, read_labelled_pictures, validate_judge
+from diffusers_erasure.evaluation.labelled import LabelledPictures, validate_judge
 from diffusers_erasure.evaluation.proportion import Proportion
 from diffusers_erasure.evaluation.rogan_gladen import CorrectedRate
 from tests.reference import statistics as reference
@@ -123,37 +120,3 @@ def test_what_a_validation_refuses(question: Question) -> None:
         ConfusionMatrix.of([True, False], [True], Source.BASE, LabelledBy.HUMAN)
     with pytest.raises(ValidationError, match="expected one per source"):
         validation(matrix(Source.BASE, 1, 0, 0, 1), matrix(Source.BASE, 1, 0, 0, 1))
-
-
-def test_a_table_of_labelled_pictures(tmp_path: Path) -> None:
-    for name, grey in (("a.png", 10), ("b.png", 20), ("c.png", 30)):
-        Image.new("RGB", (6, 4), (grey, 0, 0)).save(tmp_path / name)
-    table = tmp_path / "labels.csv"
-    table.write_text("file,shows,source\na.png,1,base\nb.png,0,base\nc.png,1,erased\n", encoding="utf-8")
-    base, erased = read_labelled_pictures(table)
-    assert (base.source, base.shows, base.labelled_by) == (Source.BASE, (True, False), LabelledBy.HUMAN)
-    assert base.images.shape == (2, 3, 4, 6)
-    assert base.images[:, 0, 0, 0].tolist() == [10, 20]
-    assert (erased.source, erased.shows) == (Source.ERASED, (True,))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "file,shows,source\nmissing.png,1,base\n",
-        "file,shows,source\na.png,maybe,base\n",
-        "file,shows,source\na.png,1,nobody\n",
-        "file,shows\na.png,1\n",
-        "file,shows,source\na.png\n",
-        "file,shows,source\na.png,1,base\nwide.png,1,base\n",
-        "file,shows,source\nlabels.csv,1,base\n",
-    ],
-)
-def test_a_table_that_cannot_be_read(tmp_path: Path, text: str) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    Image.new("RGB", (8, 4)).save(tmp_path / "wide.png")
-    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(EvaluationError, match=r"labels.csv cannot be read .*correct the table"):
-        read_labelled_pictures(tmp_path / "labels.csv")
-    with pytest.raises(EvaluationError, match="cannot be read"):
-        read_labelled_pictures(tmp_path / "none.csv")
