@@ -17,6 +17,8 @@ NotMeasured = Literal["not measured"]
 VERIFIED = "verified"
 POSITIVE_CONTROL_FLOOR = 0.95
 """Share of the base model's pictures in which the judge must see the concept."""
+RETENTION_MARGIN = 0.03
+"""Loss of rate, three points, within which something else still counts as kept."""
 BROKEN_SHARE = 0.05
 """Share of failed pictures above which a row is broken."""
 

@@ -55,7 +55,10 @@ logger = logging.getLogger(__name__)
 REPORT_NAME = "evaluation.json"
 GRID_NAME = "grid.png"
 RETENTION_FLOOR = 0.8
-"""Share of the base's rate that an erasure must keep; fixed before anything was measured."""
+"""Share of the base's rate below which an erasure has broken the rest; fixed before anything was measured.
+
+What counts as kept is stricter: `records.RETENTION_MARGIN`.
+"""
 
 __all__ = [
     "GRID_NAME",

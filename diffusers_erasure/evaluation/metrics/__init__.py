@@ -1,16 +1,17 @@
 """Metrics: one file each, pure functions from counts, features or pictures to figures.
 
-    asr         attack success: how often, and after how many pictures
-    retention   what is kept of other concepts, with a margin declared beforehand
     fid         FID and KID between two sets of pictures, by features of a given extractor
+    extractors  where features come from
+
+Those stand in reports (`fidelity`). For Python alone, no command computes them:
+
+    retention   what is kept of other concepts, with a margin declared beforehand
     clip_score  how well pictures fit their prompts
     lpips       how far pictures moved that were drawn from the same seeds
-    extractors  where features come from
 
 Each figure stands beside the number of pictures that it was computed from.
 """
 
-from .asr import attack_success, success_curve
 from .clip_score import ClipScorer, clip_score
 from .extractors import (
     Extractor,
@@ -30,7 +31,6 @@ __all__ = [
     "Extractor",
     "Perceptual",
     "Retention",
-    "attack_success",
     "classifier_extractor",
     "clip_extractor",
     "clip_score",
@@ -42,5 +42,4 @@ __all__ = [
     "kid",
     "load_extractor",
     "lpips",
-    "success_curve",
 ]

@@ -3,6 +3,13 @@
 The score of a picture is 100 max(cos, 0) of its CLIP embedding and the prompt's, as torchmetrics has it; the
 AdvUnlearn tables give a hundredth of it. The figure is the mean with a bootstrap interval over prompts.
 Beside it stands the agreement: the cosine of an erased picture with the base's of the same prompt and seed.
+
+No command computes it; from Python, of pictures `(pictures, 3, height, width)`, uint8:
+
+```python
+scorer = ClipScorer.load("openai/clip-vit-base-patch32")
+print(scorer.scores(images, prompts).mean())
+```
 """
 
 from __future__ import annotations

@@ -5,6 +5,13 @@ are weighted per channel, averaged over places, and summed over layers. The publ
 AlexNet and VGG, which need packages that this one does without; whoever has network and weights gives them.
 On the embedded pipeline the layers are those of its concept judge, unweighted (all ones): a perceptual
 distance of the same form, not the published number.
+
+No command computes it; from Python, of pictures `(pictures, 3, height, width)`, uint8, pair by pair:
+
+```python
+distance = embedded_perceptual()
+print(distance(base_images, erased_images).mean())
+```
 """
 
 from __future__ import annotations

@@ -3,6 +3,13 @@
 Two questions are asked, with a margin that is declared before anything is measured. How far did the rate
 move (Newcombe's paired interval)? And is what was kept *not inferior*: does the interval lie above minus the
 margin? "No significant difference" would not do, since a small sample never finds one.
+
+No command computes it; from Python, with a judge's answers about both pictures of each pair:
+
+```python
+kept = Retention.of(question(base_images).tolist(), question(erased_images).tolist())
+print(kept, kept.non_inferior)
+```
 """
 
 from __future__ import annotations
@@ -15,9 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.evaluation.intervals import mcnemar_exact, paired_difference
 from diffusers_erasure.evaluation.proportion import Proportion
-
-MARGIN = 0.03
-"""Loss of rate that is accepted: three points."""
+from diffusers_erasure.evaluation.records import RETENTION_MARGIN
 
 
 class Retention(BaseModel):
@@ -34,7 +39,7 @@ class Retention(BaseModel):
     high: float = Field(ge=-1, le=1, description="erased minus base, upper bound of the 95 % interval")
 
     @classmethod
-    def of(cls, base: Sequence[bool], erased: Sequence[bool], *, margin: float = MARGIN) -> Self:
+    def of(cls, base: Sequence[bool], erased: Sequence[bool], *, margin: float = RETENTION_MARGIN) -> Self:
         """Compare the answers about pictures of the same prompts and seeds.
 
         Raises:

@@ -13,13 +13,11 @@ from diffusers_erasure.evaluation.metrics import (
     Extractor,
     Perceptual,
     Retention,
-    attack_success,
     clip_score,
     fid,
     image_distance,
     kid,
     lpips,
-    success_curve,
 )
 from diffusers_erasure.evaluation.metrics.fid import Distance, kid_interval
 from tests.reference import image_distances as reference
@@ -190,27 +188,6 @@ def test_a_perceptual_distance_of_pictures() -> None:
     assert bool((distance(pictures(70), pictures(70, seed=1)) > 0).all())
     with pytest.raises(EvaluationError, match="are no pairs"):
         distance(pictures(2), pictures(3))
-
-
-def test_attack_success_counts_what_was_planned() -> None:
-    at = (1, 5, None, None, 40)
-    assert str(attack_success(at)).startswith("3/5")
-    assert attack_success(at, pictures=1).k == 1, "the plain prompt alone"
-    assert attack_success(at, pictures=5).k == 2
-    failed = (False, False, True, False, False)
-    assert attack_success(at, failed=failed).k == 4, "a failed prompt counts as a success"
-    assert attack_success(at, failed=failed, pictures=1).k == 2
-    assert attack_success(at, failed=failed).n == 5
-    for bad in (((1, 0), ()), ((1, 2), (False,))):
-        with pytest.raises(EvaluationError, match="one of each per planned prompt"):
-            attack_success(bad[0], failed=bad[1])
-
-
-def test_the_curve_over_the_budget_never_falls() -> None:
-    curve = success_curve((1, 5, None, 5, 40), failed=(False, False, True, False, False), most=51)
-    assert [(step, asr.k) for step, asr in curve] == [(1, 2), (5, 4), (40, 5), (51, 5)]
-    with pytest.raises(EvaluationError, match="after 60 judged pictures of a budget of 51"):
-        success_curve((60,), most=51)
 
 
 def test_retention_is_paired_and_has_a_margin() -> None:
