@@ -5,7 +5,7 @@ The erasure lives in the weights. The classes add to their stock parents
 - loading that checks (`from_pretrained`): keys, shapes, values, config, and the fingerprint of what was
 erased;
 - saving that every version of transformers reads (`save_pretrained`, `push_to_hub`);
-- ``inputs_embeds`` in `forward`, which training under attack and the attacks need;
+- ``inputs_embeds`` in `forward`, for those who search prompts by gradients with code of their own;
 - `erasure`: what was erased, and whether that was verified.
 
 Anything else that takes a `CLIPTextModel` takes them: ``pipe.text_encoder =

@@ -1,8 +1,9 @@
 """A CLIP text encoder from embeddings instead of token ids.
 
-Stock `CLIPTextModel.forward` refuses ``inputs_embeds``; training under attack and the attacks themselves
-need the states as a function of the embeddings. The computation is the stock one, step for step, with the
-embeddings given instead of looked up.
+Stock `CLIPTextModel.forward` refuses ``inputs_embeds``. Whoever searches prompts by gradients, with code of
+their own, needs the states as a function of the embeddings; training and attacks of this package have theirs
+from `diffusion.TextPath`, which takes stock encoders too. The computation is the stock one, step for step,
+with the embeddings given instead of looked up.
 """
 
 from __future__ import annotations
