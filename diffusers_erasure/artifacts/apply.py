@@ -64,7 +64,7 @@ class ErasureTransferWarning(UserWarning):
 class AppliedErasure:
     """An erasure as it stands on a pipeline.
 
-    Args:
+    Attributes:
         name: Its name there.
         method: The erasure method.
         concepts: Names of the erased concepts.

@@ -40,7 +40,7 @@ LIBRARIES = ("diffusers-erasure", "torch", "diffusers", "transformers", "safeten
 class Artifact:
     """A manifest, the edits that it describes, and the canary's tensors.
 
-    Args:
+    Attributes:
         manifest: What the artifact says of itself.
         edits: Edit per component.
         canary: `<component>.<input>`, `<component>.base` and `<component>.erased`.

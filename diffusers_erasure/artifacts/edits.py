@@ -35,7 +35,7 @@ EditForm: TypeAlias = Literal["delta", "right_factor", "whole"]
 class DeltaEdit:
     """Differences to the base, one tensor per changed weight.
 
-    Args:
+    Attributes:
         deltas: D by weight name, as in the component's `state_dict()`; each with the shape of its weight.
     """
 
@@ -61,7 +61,7 @@ class DeltaEdit:
 class RightFactorEdit:
     """One matrix X for all targets: W' = W (I + s X).
 
-    Args:
+    Attributes:
         factor: X, `(d, d)`; or give both of the next two.
         left: `(d, r)` with X = left @ right.
         right: `(r, d)`.
@@ -126,7 +126,7 @@ class RightFactorEdit:
 class WholeEdit:
     """The erased weights themselves, for a component in which everything changed.
 
-    Args:
+    Attributes:
         weights: V by weight name, as in the component's `state_dict()`.
     """
 

@@ -35,7 +35,7 @@ class Applied:
 class ErasureRecord:
     """The bookkeeping of one edited component.
 
-    Args:
+    Attributes:
         component: Its name in the pipeline.
         base: The module as the caller gave it; never changed.
         base_leaves: sha256 of each of the base's tensors when the first erasure came.
@@ -92,7 +92,7 @@ class ErasureRecord:
 class Comparison:
     """How a module's weights compare with what they must be.
 
-    Args:
+    Attributes:
         expected: Fingerprint that they must have (in the base's dtype).
         found: Fingerprint that they have.
         changed: Names of weights that are not what they must be, nor a rounding of it.

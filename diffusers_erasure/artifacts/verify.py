@@ -55,7 +55,7 @@ class ComponentReport:
 class VerificationReport:
     """What `verify_erasure` found.
 
-    Args:
+    Attributes:
         state: The worst that is true of the erasures that were looked at.
         components: Report per component.
         message: The state in a sentence, with the repair if one is needed.
