@@ -30,7 +30,7 @@ from .artifact import Artifact
 from .composition import given_back, recomposed, refuse_changed, with_erasure
 from .door import load_artifact
 from .offload import offload_suspended
-from .record import LEDGER_NAME, Applied, ErasureRecord, record_of
+from .record import LEDGER_NAME, Applied, ComponentRecord, record_of
 from .signature import TrustedKey
 from .tensors import unwrapped
 
@@ -252,7 +252,7 @@ def _install(pipe: Any, ready: dict[str, nn.Module]) -> None:
         setattr(pipe, part, module)
 
 
-def _records(pipe: Any) -> list[tuple[str, nn.Module, ErasureRecord]]:
+def _records(pipe: Any) -> list[tuple[str, nn.Module, ComponentRecord]]:
     found = []
     for part in ERASABLE:
         module = getattr(pipe, part, None)
@@ -262,12 +262,12 @@ def _records(pipe: Any) -> list[tuple[str, nn.Module, ErasureRecord]]:
     return found
 
 
-def _parts_or_none(pipe: Any, names: Iterable[str]) -> list[tuple[str, nn.Module, ErasureRecord]]:
+def _parts_or_none(pipe: Any, names: Iterable[str]) -> list[tuple[str, nn.Module, ComponentRecord]]:
     wanted = set(names)
     return [(part, module, record) for part, module, record in _records(pipe) if wanted & set(record.names)]
 
 
-def _parts_with(pipe: Any, names: list[str]) -> list[tuple[str, nn.Module, ErasureRecord]]:
+def _parts_with(pipe: Any, names: list[str]) -> list[tuple[str, nn.Module, ComponentRecord]]:
     parts = _parts_or_none(pipe, names)
     if not parts and names:
         there = ", ".join(applied.name for applied in list_erasures(pipe)) or "none"

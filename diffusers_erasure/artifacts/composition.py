@@ -18,7 +18,7 @@ from .compatibility import check_behaviour, check_fits, check_not_fused
 from .copying import RECORD_NAME, edited_copy
 from .fingerprint import leaves, quick_fingerprint, root
 from .manifest import ComponentSpec
-from .record import Applied, ErasureRecord, compare, record_of
+from .record import Applied, ComponentRecord, compare, record_of
 from .tensors import TOKEN_TABLE, added_names, component_tensors, unwrapped, without_added_tokens
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,9 @@ def with_erasure(pipe: Any, part: str, artifact: Artifact, label: str, scale: fl
     module = _component(pipe, part, artifact)
     record = record_of(module)
     if record is None:
-        record = ErasureRecord(part, base=module, base_leaves=leaves(component_tensors(module)), erasures=())
+        record = ComponentRecord(
+            part, base=module, base_leaves=leaves(component_tensors(module)), erasures=()
+        )
     else:
         refuse_changed(module, record)
     spec = artifact.spec(part)
@@ -44,14 +46,14 @@ def with_erasure(pipe: Any, part: str, artifact: Artifact, label: str, scale: fl
     return edited
 
 
-def recomposed(module: nn.Module, record: ErasureRecord, erasures: tuple[Applied, ...]) -> nn.Module:
+def recomposed(module: nn.Module, record: ComponentRecord, erasures: tuple[Applied, ...]) -> nn.Module:
     """A copy of the component, its weights composed from the base with these erasures.
 
     Raises:
         BaseModelMismatchError: Its projections are fused, so that other weights would change nothing.
     """
     check_not_fused(record.component, module)
-    fresh = ErasureRecord(record.component, record.base, record.base_leaves, erasures)
+    fresh = ComponentRecord(record.component, record.base, record.base_leaves, erasures)
     composed = fresh.weights(record.touched() | fresh.touched())
     fresh.expected = {**record.base_leaves, **leaves(composed)}
     edited = edited_copy(module, _with_added_tokens(module, composed))
@@ -60,7 +62,7 @@ def recomposed(module: nn.Module, record: ErasureRecord, erasures: tuple[Applied
     return edited
 
 
-def given_back(module: nn.Module, record: ErasureRecord) -> nn.Module:
+def given_back(module: nn.Module, record: ComponentRecord) -> nn.Module:
     """The base object; or, if the component was cast, moved or extended since, a copy like it.
 
     Raises:
@@ -83,7 +85,7 @@ def given_back(module: nn.Module, record: ErasureRecord) -> nn.Module:
     return restored
 
 
-def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
+def refuse_changed(module: nn.Module, record: ComponentRecord) -> None:
     """Refuse to compose anew what someone changed since: the change would be lost without a word.
 
     Weights that no erasure touches are the base's own in memory, so a change of those shows in the module.
@@ -101,7 +103,7 @@ def refuse_changed(module: nn.Module, record: ErasureRecord) -> None:
         )
 
 
-def _tell_of_changed_base(record: ErasureRecord) -> None:
+def _tell_of_changed_base(record: ComponentRecord) -> None:
     """Warn if what is given back is not what came: somebody wrote into weights that the base shares.
 
     Looked at only where the quick fingerprint has moved: a change in place moves the edited copy's too.
@@ -120,7 +122,7 @@ def _tell_of_changed_base(record: ErasureRecord) -> None:
         )
 
 
-def _refuse_changed_base(record: ErasureRecord) -> None:
+def _refuse_changed_base(record: ComponentRecord) -> None:
     """Refuse a base that is not what the erasures were put on: it would give something else."""
     base = component_tensors(record.base)
     found = leaves({name: base[name] for name in sorted(record.touched())})
@@ -158,7 +160,7 @@ def _with_added_tokens(module: nn.Module, composed: dict[str, Tensor]) -> dict[s
     return {**composed, TOKEN_TABLE: torch.cat([ours, table[ours.shape[0] :]])}
 
 
-def _is_exact_base(record: ErasureRecord, spec: ComponentSpec) -> bool:
+def _is_exact_base(record: ComponentRecord, spec: ComponentSpec) -> bool:
     """Whether the base is the artifact's, in the dtype of training or rounded to half precision."""
     known = {spec.base_fingerprint, *spec.base_rounded.values()}
     if root(record.base_leaves) in known:

@@ -28,7 +28,7 @@ from diffusers_erasure.errors import ArtifactMismatchError, ConfigError
 
 from .exact import Slices, exact_product, product, sliced
 
-EditForm: TypeAlias = Literal["delta", "right_factor", "whole"]
+StoredForm: TypeAlias = Literal["delta", "right_factor", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class DeltaEdit:
     """
 
     deltas: Mapping[str, Tensor]
-    form: EditForm = "delta"
+    form: StoredForm = "delta"
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class RightFactorEdit:
     targets: tuple[str, ...] = ()
     left: Tensor | None = None
     right: Tensor | None = None
-    form: EditForm = "right_factor"
+    form: StoredForm = "right_factor"
 
     def __post_init__(self) -> None:
         if (self.factor is None) == (self.left is None or self.right is None):
@@ -131,7 +131,7 @@ class WholeEdit:
     """
 
     weights: Mapping[str, Tensor]
-    form: EditForm = "whole"
+    form: StoredForm = "whole"
 
     @property
     def targets(self) -> tuple[str, ...]:

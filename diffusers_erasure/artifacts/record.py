@@ -32,7 +32,7 @@ class Applied:
 
 
 @dataclass(eq=False)
-class ErasureRecord:
+class ComponentRecord:
     """The bookkeeping of one edited component.
 
     Attributes:
@@ -51,7 +51,7 @@ class ErasureRecord:
     expected: Mapping[str, str] = field(default_factory=dict)
     guard: QuickFingerprint | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ErasureRecord":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ComponentRecord":
         return replace(self, guard=None)
 
     @property
@@ -107,15 +107,15 @@ class Comparison:
     as_base: bool
 
 
-def record_of(module: nn.Module | None) -> ErasureRecord | None:
+def record_of(module: nn.Module | None) -> ComponentRecord | None:
     """The record of a module, if it was edited here."""
     if not isinstance(module, nn.Module):
         return None
     record = vars(unwrapped(module)).get(RECORD_NAME)
-    return record if isinstance(record, ErasureRecord) else None
+    return record if isinstance(record, ComponentRecord) else None
 
 
-def compare(module: nn.Module, record: ErasureRecord) -> Comparison:
+def compare(module: nn.Module, record: ComponentRecord) -> Comparison:
     """Compare every weight of an edited module with base plus changes.
 
     A weight is right if it is bit for bit what was composed, or that in the dtype the module has now, or that
@@ -140,7 +140,7 @@ def compare(module: nn.Module, record: ErasureRecord) -> Comparison:
     )
 
 
-def _base_changed(record: ErasureRecord, names: set[str]) -> set[str]:
+def _base_changed(record: ComponentRecord, names: set[str]) -> set[str]:
     """Names of weights whose base was itself edited in place since."""
     base = component_tensors(record.base)
     present = {name: base[name] for name in names if name in base}

@@ -29,7 +29,7 @@ from .artifact import Artifact
 from .composition import canary_distance
 from .door import load_artifact
 from .fingerprint import ROUNDED_TYPES, leaves, quick_fingerprint, root, rounded
-from .record import LEDGER_NAME, Comparison, ErasureRecord, compare, record_of
+from .record import LEDGER_NAME, Comparison, ComponentRecord, compare, record_of
 from .tensors import active_adapters, added_names, component_tensors, unwrapped, without_added_tokens
 
 
@@ -144,7 +144,7 @@ def guard_erasures(pipe: Any) -> VerificationReport:
     )
 
 
-def _quietly_unchanged(module: nn.Module, record: ErasureRecord) -> bool:
+def _quietly_unchanged(module: nn.Module, record: ComponentRecord) -> bool:
     if record.guard is None:
         return False
     if record.guard.unchanged():
@@ -169,7 +169,7 @@ def _loaded(pipe: Any, name: str | None) -> dict[str, Artifact]:
     return {name: known[name]}
 
 
-def _records(pipe: Any) -> dict[str, ErasureRecord]:
+def _records(pipe: Any) -> dict[str, ComponentRecord]:
     found = {part: record_of(getattr(pipe, part, None)) for part in ERASABLE}
     return {part: record for part, record in found.items() if record is not None}
 
@@ -206,7 +206,7 @@ def _component_report(
 
 
 def _recorded(
-    part: str, module: nn.Module, record: ErasureRecord, artifact: Artifact, found: Comparison
+    part: str, module: nn.Module, record: ComponentRecord, artifact: Artifact, found: Comparison
 ) -> ComponentReport:
     """The state of a component that was erased in this process."""
     if found.changed:
@@ -266,7 +266,7 @@ def _held_by(tensors: Mapping[str, Tensor]) -> torch.dtype | None:
     return None
 
 
-def _notes(part: str, module: nn.Module, record: ErasureRecord, *, quick: bool = False) -> list[str]:
+def _notes(part: str, module: nn.Module, record: ComponentRecord, *, quick: bool = False) -> list[str]:
     notes = [f"{a.name} is at scale {a.scale:g} on {part}" for a in record.erasures if a.scale != 1]
     notes += [f"{a.name} was transferred to another base on {part}" for a in record.erasures if a.transfer]
     adapted = bool(getattr(module, "peft_config", None)) if quick else bool(active_adapters(module))

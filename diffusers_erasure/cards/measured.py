@@ -17,7 +17,7 @@ EVALUATION_NAME, REACTIVATION_NAME = REPORT_NAMES
 
 
 @dataclass(frozen=True)
-class Measured:
+class AttachedReports:
     """What was measured, as far as it lies beside an artifact.
 
     Attributes:
@@ -33,7 +33,7 @@ class Measured:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_measured(root: Path, manifest: Manifest) -> Measured:
+def read_measured(root: Path, manifest: Manifest) -> AttachedReports:
     """The documents that the manifest names, each compared with the bytes that were attached."""
     attached = manifest.attachments
     report = reactivation = None
@@ -45,7 +45,7 @@ def read_measured(root: Path, manifest: Manifest) -> Measured:
         _check_attached(root, REACTIVATION_NAME, manifest)
         reactivation = read_reactivation(root / REACTIVATION_NAME)
         _check_same(reactivation.erasure.digest, manifest, REACTIVATION_NAME)
-    return Measured(
+    return AttachedReports(
         report,
         reactivation,
         pictures=tuple(name for name in attached if (root / name).is_file()),

@@ -26,7 +26,7 @@ from diffusers_erasure.evaluation.records import NOT_MEASURED
 from .bases import Base
 from .loading import Place, Way, ways
 from .markdown import Table, code, plain
-from .measured import Measured
+from .measured import AttachedReports
 from .render import card_context, fill_template, render_card
 from .subject import NOT_RECORDED, Subject
 
@@ -138,7 +138,7 @@ def _render(facts: PublishedFacts, encoder: PublishedEncoder) -> str:
     place = Place(facts.repo_id, subfolder=encoder.subfolder, unverified=True)
     context = card_context(
         subject,
-        Measured(),
+        AttachedReports(),
         place=place,
         licence=facts.licence,
         unofficial=f"written by the diffusers-erasure project about weights of others; {plain(facts.seen)}",

@@ -24,7 +24,7 @@ from .bases import is_hub_id, licence_of
 from .front_matter import front_matter
 from .loading import Place, ways
 from .markdown import Table, code, listed, plain, short_hash
-from .measured import EVALUATION_NAME, REACTIVATION_NAME, Measured, read_measured
+from .measured import EVALUATION_NAME, REACTIVATION_NAME, AttachedReports, read_measured
 from .papers import cited, told
 from .pictures import pictures
 from .subject import Subject, artifact_subject, encoder_subject, pipeline_subject
@@ -102,7 +102,9 @@ def render_encoder_card(
     Raises:
         ArtifactFormatError: The config has no readable entry.
     """
-    return _render(encoder_subject(config), Measured(), place=_place(repo_id, subfolder), licence=license)
+    return _render(
+        encoder_subject(config), AttachedReports(), place=_place(repo_id, subfolder), licence=license
+    )
 
 
 def render_pipeline_card(
@@ -124,7 +126,7 @@ def render_pipeline_card(
         ArtifactFormatError: The index has no readable entry.
     """
     place = replace(_place(repo_id), variant=variant)
-    return _render(pipeline_subject(index), Measured(), place=place, licence=license)
+    return _render(pipeline_subject(index), AttachedReports(), place=place, licence=license)
 
 
 def fill_template(context: Mapping[str, Any]) -> str:
@@ -144,7 +146,7 @@ def fill_template(context: Mapping[str, Any]) -> str:
 
 
 def card_context(
-    subject: Subject, measured: Measured, *, place: Place, licence: str | None, **extra: Any
+    subject: Subject, measured: AttachedReports, *, place: Place, licence: str | None, **extra: Any
 ) -> dict[str, Any]:
     """Everything that the template asks for.
 
@@ -198,7 +200,7 @@ def card_context(
     return {**context, **extra}
 
 
-def _render(subject: Subject, measured: Measured, *, place: Place, licence: str | None) -> str:
+def _render(subject: Subject, measured: AttachedReports, *, place: Place, licence: str | None) -> str:
     return fill_template(card_context(subject, measured, place=place, licence=licence))
 
 
@@ -322,7 +324,7 @@ def _attacks(report: EvaluationReport | None) -> dict[str, Any] | None:
     }
 
 
-def _reactivation(measured: Measured) -> dict[str, Any]:
+def _reactivation(measured: AttachedReports) -> dict[str, Any]:
     found = measured.reactivation
     told = (
         "What somebody can do who holds more than a prompt. Nothing of it was tried on the weights: "
@@ -333,7 +335,7 @@ def _reactivation(measured: Measured) -> dict[str, Any]:
     return {"told": told, "table": reactivation_part.reactivation_table(found, measured.report)}
 
 
-def _limits(subject: Subject, measured: Measured) -> tuple[str, ...]:
+def _limits(subject: Subject, measured: AttachedReports) -> tuple[str, ...]:
     known = [f"{UNDO} An erasure is a mitigation, not access control."]
     if measured.report is not None:
         known.append(plain(measured.report.scope))
@@ -367,7 +369,7 @@ def _parts(subject: Subject) -> Table | str:
     return Table.of(columns, subject.parts, numbers=("edited weights",))
 
 
-def _sources(subject: Subject, measured: Measured) -> str:
+def _sources(subject: Subject, measured: AttachedReports) -> str:
     own = {"artifact": MANIFEST_NAME, "encoder": ENCODER_CONFIG, "pipeline": PIPELINE_INDEX}[subject.kind]
     names = [
         own,

@@ -48,10 +48,10 @@ from .reactivation_report import (
     overall_verdict,
 )
 from .reactivation_stage import Seen, Stage, labels_of, watching
-from .reactivation_store import ItemStore, Measured
+from .reactivation_store import ItemStore, MeasuredItem
 from .reactivation_tuning import Tuning
 from .records import refusing
-from .report import Settings
+from .report import SamplingRecord
 from .report_building import erasure_record, judge_record
 from .subject import Subject
 
@@ -220,7 +220,7 @@ class _Run:
         )
         return base, erased
 
-    def measure(self, plain: tuple[Seen, Seen]) -> list[Measured]:
+    def measure(self, plain: tuple[Seen, Seen]) -> list[MeasuredItem]:
         """Every item that was asked for, in the order of the items; why others have no row is noted."""
         ways = Manipulations(self.stage, *plain)
         found = {one.row.key: one for one in self._inversion()}
@@ -240,7 +240,7 @@ class _Run:
         order = [item.key for item in (*RULE_ITEMS[:1], *items)]
         return [found[key] for key in order if key in found]
 
-    def _recall(self, item: Item, found: dict[str, Measured]) -> bool:
+    def _recall(self, item: Item, found: dict[str, MeasuredItem]) -> bool:
         kept = self.store.read(item.key, self._settings(item.key))
         if kept is not None:
             found[item.key] = kept
@@ -257,7 +257,7 @@ class _Run:
             self.reasons[item.key] = str(error)
             logger.warning("%s is not measured: %s", item.title, error)
 
-    def _each(self, items: Sequence[Item], ways: Manipulations) -> Iterator[Measured]:
+    def _each(self, items: Sequence[Item], ways: Manipulations) -> Iterator[MeasuredItem]:
         for item in items:
             state, started = self.stage.state(), time.monotonic()
             outcome = ways(item, watching(self.tell, item.title))
@@ -271,9 +271,9 @@ class _Run:
                 note=outcome.note,
                 seconds=round(time.monotonic() - started, 2),
             )
-            yield Measured(row, outcome.seen.images[0])
+            yield MeasuredItem(row, outcome.seen.images[0])
 
-    def _inversion(self) -> Iterator[Measured]:
+    def _inversion(self) -> Iterator[MeasuredItem]:
         """Concept inversion: from a report that is there, or run if it was asked for."""
         taken = inversion_from_reports(self.settings.inversion_reports, self.stage)
         if taken is not None:
@@ -286,7 +286,7 @@ class _Run:
             self.reasons[INVERSION] = NO_INVERSION
 
     def report(
-        self, plain: tuple[Seen, Seen], found: Sequence[Measured], states: tuple[str, str], seconds: float
+        self, plain: tuple[Seen, Seen], found: Sequence[MeasuredItem], states: tuple[str, str], seconds: float
     ) -> ReactivationReport:
         """Put the report together.
 
@@ -325,10 +325,10 @@ class _Run:
         wanted = [item.data for item in self.settings.items if item.key in {row.key for row in rows}]
         return tuple(self.tuning.data(kind).record for kind in dict.fromkeys(wanted) if kind is not None)
 
-    def _record(self, images: Tensor) -> Settings:
+    def _record(self, images: Tensor) -> SamplingRecord:
         sampling, erased = self.stage.sampling, self.stage.subject.erased
         height, width = images.shape[2:]
-        return Settings(
+        return SamplingRecord(
             steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,
             pictures_per_set=len(self.stage.items),

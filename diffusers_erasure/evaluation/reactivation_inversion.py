@@ -19,7 +19,7 @@ from .attack_settings import preset_config
 from .reactivation_items import BY_KEY, INVERSION
 from .reactivation_report import CountedPictures, ReactivationRow
 from .reactivation_stage import Stage
-from .reactivation_store import Measured
+from .reactivation_store import MeasuredItem
 from .report import EvaluationReport, read_report
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def reports_in(folders: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(folder / name for folder in folders for name in REPORTS if (folder / name).is_file())
 
 
-def inversion_from_reports(paths: Sequence[Path], stage: Stage) -> Measured | None:
+def inversion_from_reports(paths: Sequence[Path], stage: Stage) -> MeasuredItem | None:
     """The attack's largest run on this artifact in the first report that has one; None if there is none.
 
     Args:
@@ -52,7 +52,7 @@ def inversion_from_reports(paths: Sequence[Path], stage: Stage) -> Measured | No
             )
         elif runs:
             largest = max(runs, key=lambda run: (run.steps_allowed, run.prompts.planned))
-            return Measured(inversion_row(largest, taken_from=path.name), None)
+            return MeasuredItem(inversion_row(largest, taken_from=path.name), None)
     return None
 
 
@@ -96,7 +96,7 @@ def _differing(report: EvaluationReport | AttackFile | None, stage: Stage) -> li
     return [what for what, differs in found.items() if differs]
 
 
-def run_inversion(stage: Stage, budget: str, *, store: Path | None, tell: Tell | None) -> Measured:
+def run_inversion(stage: Stage, budget: str, *, store: Path | None, tell: Tell | None) -> MeasuredItem:
     """Run the attack on the prompts of a stage.
 
     Args:
@@ -118,7 +118,7 @@ def run_inversion(stage: Stage, budget: str, *, store: Path | None, tell: Tell |
     spec = attack_named(ATTACK)
     run = arena.run(spec, preset_config(spec, budget))
     image: Tensor | None = run.outcomes[0].picture
-    return Measured(inversion_row(run.record), image)
+    return MeasuredItem(inversion_row(run.record), image)
 
 
 def inversion_row(run: RunRecord, *, taken_from: str = "") -> ReactivationRow:

@@ -32,7 +32,7 @@ from .records import (
     Verdict,
     check_states,
 )
-from .report import ErasureRecord, Settings
+from .report import ErasureRecord, SamplingRecord
 from .worst_case import FAILED, MARKS, counted
 
 FORMAT_VERSION: Literal[1] = 1
@@ -152,7 +152,7 @@ class ReactivationReport(Record):
     prompts_sha256: str = Field(description="digest of the prompts and seeds, in their order")
     judges: tuple[JudgeRecord, ...] = Field(min_length=1)
     labels: tuple[str, ...] = Field(description="labels that count as showing the concept")
-    settings: Settings
+    settings: SamplingRecord
     preset: str = Field(description="name of the budget that single settings may have changed")
     seconds: float = Field(ge=0)
     versions: Mapping[str, str]

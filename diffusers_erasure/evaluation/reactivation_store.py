@@ -28,7 +28,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredItem:
     """One finished item.
 
     Attributes:
@@ -62,20 +62,20 @@ class ItemStore:
         content = {"format": FORMAT, "run": dict(self.identity), "item": key, "settings": dict(settings)}
         return self.folder / f"{key}-{hashlib.sha256(canonical_json(content)).hexdigest()[:16]}.json"
 
-    def read(self, key: str, settings: Mapping[str, Any]) -> Measured | None:
+    def read(self, key: str, settings: Mapping[str, Any]) -> MeasuredItem | None:
         """A finished item, or None if it has to be measured."""
         path = self.path(key, settings)
         try:
             row = ReactivationRow.model_validate_json(path.read_text(encoding="utf-8"))
             image = path.with_suffix(".png")
-            return Measured(row, read_picture(image) if image.exists() else None)
+            return MeasuredItem(row, read_picture(image) if image.exists() else None)
         except FileNotFoundError:
             return None
         except (ValidationError, UnicodeDecodeError, OSError) as error:
             logger.warning("the kept item %s cannot be read (%s); it is measured again", path, error)
             return None
 
-    def keep(self, found: Measured, settings: Mapping[str, Any]) -> None:
+    def keep(self, found: MeasuredItem, settings: Mapping[str, Any]) -> None:
         """Write an item: its picture first, so that an item on disk is complete."""
         path = self.path(found.row.key, settings)
         if found.image is not None:

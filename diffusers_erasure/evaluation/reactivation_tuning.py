@@ -25,7 +25,7 @@ from .reactivation_data import TuningSet, data_prompts, draw_tuning_set
 from .reactivation_items import DataKind, Item
 from .reactivation_report import ReactivationRow
 from .reactivation_stage import Seen, Stage, watching
-from .reactivation_store import ItemStore, Measured
+from .reactivation_store import ItemStore, MeasuredItem
 
 HARDLY = 0.05
 """Fall of the loss on its own data, as a share, below which fine-tuning learned hardly anything."""
@@ -80,7 +80,7 @@ class Tuning:
             records += record.members
         return tuple(found)
 
-    def measure(self, items: Sequence[Item]) -> Iterator[Measured]:
+    def measure(self, items: Sequence[Item]) -> Iterator[MeasuredItem]:
         """Fine-tune once, and measure after the steps of each item; all are of one way and one kind of data.
 
         Args:
@@ -109,7 +109,7 @@ class Tuning:
             seen = self._draw(item, tuned)
             row = self._row(item, tuned, seen, state, monotonic() - started)
             started = monotonic()
-            yield Measured(row, seen.images[0])
+            yield MeasuredItem(row, seen.images[0])
 
     def _state(self, item: Item) -> Path:
         """Where the fine-tuning of an item is kept until it ends."""

@@ -61,7 +61,7 @@ __all__ = [
     "EvaluationReport",
     "JudgeRecord",
     "Row",
-    "Settings",
+    "SamplingRecord",
     "Verdict",
     "overall_verdict",
     "read_report",
@@ -192,7 +192,7 @@ class ErasureRecord(Record):
         return self
 
 
-class Settings(Record):
+class SamplingRecord(Record):
     """How the pictures were made."""
 
     steps: int = Field(ge=1)
@@ -213,7 +213,7 @@ class EvaluationReport(Record):
     rows: tuple[Row, ...] = Field(min_length=1)
     control: Control
     judges: tuple[JudgeRecord, ...] = Field(min_length=1)
-    settings: Settings
+    settings: SamplingRecord
     not_measured: Mapping[str, str] = Field(description="what this evaluation says nothing about, and why")
     attacks: AttackSection | NotMeasured = NOT_MEASURED
     fidelity: Fidelity | NotMeasured = Field(

@@ -20,7 +20,7 @@ from .report import (
     ErasureRecord,
     EvaluationReport,
     JudgeRecord,
-    Settings,
+    SamplingRecord,
     overall_verdict,
     report_rules,
 )
@@ -53,7 +53,7 @@ def build_report(
     panel: Panel,
     *,
     erasure: ErasureRecord,
-    settings: Settings,
+    settings: SamplingRecord,
     seconds: float,
 ) -> EvaluationReport:
     """Put a report together.

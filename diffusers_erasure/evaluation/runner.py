@@ -45,7 +45,7 @@ from .judges import Panel, load_panel, parse_judge
 from .measure import Measured, measure_set
 from .metrics.extractors import Extractor
 from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet, check_first_seed
-from .report import EvaluationReport, Settings
+from .report import EvaluationReport, SamplingRecord
 from .report_building import Found, build_report, erasure_record
 from .splits import SplitRecord, check_disjoint, note_test_read, split_record, training_prompts
 from .subject import Subject, sibling
@@ -331,10 +331,10 @@ def _named(progress: SetProgress | None, prompt_set: PromptSet) -> Callable[[int
 
 def _settings_record(
     subject: Subject, measured: Sequence[Measured], settings: EvaluationSettings
-) -> Settings:
+) -> SamplingRecord:
     sampling = _sampling(subject.model, settings)
     height, width = measured[0].erased.shape[2:]
-    return Settings(
+    return SamplingRecord(
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         pictures_per_set=settings.n,

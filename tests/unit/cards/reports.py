@@ -25,7 +25,7 @@ from diffusers_erasure.evaluation.report import (
     EvaluationReport,
     JudgeRecord,
     Row,
-    Settings,
+    SamplingRecord,
     overall_verdict,
     report_rules,
 )
@@ -33,7 +33,7 @@ from tests.unit.evaluation.counted_runs import DIGEST, record, section
 
 N = 100
 JUDGE = JudgeRecord(name="corner", version="1", sha256="0" * 64, threshold=0.25)
-SETTINGS = Settings(
+SETTINGS = SamplingRecord(
     steps=25,
     guidance_scale=4.0,
     pictures_per_set=N,

@@ -25,7 +25,7 @@ from diffusers_erasure.evaluation.report import (
     EvaluationReport,
     JudgeRecord,
     Row,
-    Settings,
+    SamplingRecord,
     Verdict,
     overall_verdict,
     read_report,
@@ -87,7 +87,7 @@ def report(*rows: Row, control: Control = CONTROL, **changes: Any) -> Evaluation
         "rows": chosen,
         "control": control,
         "judges": (JudgeRecord(name="corner", version="1", sha256="0" * 64, threshold=0.25),),
-        "settings": Settings(
+        "settings": SamplingRecord(
             steps=25,
             guidance_scale=4.0,
             pictures_per_set=100,
