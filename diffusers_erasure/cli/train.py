@@ -99,7 +99,7 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
 
 def _told(argv: Sequence[str], name: str) -> list[str]:
     """The values of a flag, before the flags are parsed: they decide the defaults of others."""
-    found = []
+    found: list[str] = []
     for index, flag in enumerate(argv):
         key, equals, value = flag.partition("=")
         if key.startswith("--") and key[2:].replace("-", "_") == name:

@@ -253,7 +253,7 @@ def test_what_a_lora_adds_is_no_fault_of_the_weights(tiny_pipe: Any, artifact: A
         if "lora_" in name:
             weight.data.mul_(20)
     load_erasure(tiny_pipe, artifact)
-    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+    assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED
 
 
 def test_a_lora_loaded_later_stays_through_a_change_of_scale(tiny_pipe: Any, artifact: Artifact) -> None:
@@ -385,7 +385,7 @@ def test_taking_off_one_gives_back_what_only_that_one_edits(tiny_pipe: Any, arti
     assert not equal(weights(tiny_pipe.text_encoder), before)
     unload_erasure(tiny_pipe, "dog")
     assert equal(weights(tiny_pipe.text_encoder), before)
-    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+    assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED
 
 
 def test_taking_off_one_never_composes_a_change_away(tiny_pipe: Any, artifact: Artifact) -> None:

@@ -14,7 +14,6 @@ from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.encoders.checkpoint import stock_state_dict
 from diffusers_erasure.errors import ErasureNotActiveError
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline, ErasureMissingWarning
-from diffusers_erasure.pipelines.session import session_of
 
 Draw = Callable[..., Tensor]
 Make = Callable[..., ErasedStableDiffusionPipeline]
@@ -70,7 +69,5 @@ def test_permission_at_loading_is_enough_to_draw(
     make_erased: Make, unverified: RobustEncoder, draw: Draw
 ) -> None:
     pipe = make_erased(text_encoder=unverified, allow_unverified=True)
-    for calls in (1, 2):
-        with pytest.warns(ErasureMissingWarning, match="as asked"):
-            draw(pipe, "dog")
-        assert session_of(pipe).unverified_calls == calls
+    with pytest.warns(ErasureMissingWarning, match="as asked"):
+        draw(pipe, "dog")
