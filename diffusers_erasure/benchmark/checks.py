@@ -22,13 +22,14 @@ from types import MappingProxyType
 from typing import Protocol
 
 from diffusers_erasure.evaluation.proportion import Proportion
+from diffusers_erasure.evaluation.records import RETENTION_MARGIN
 
 from .answers import LEVEL, NOTHING, Answer, Holds, answered, blocked, interval_words, label
 from .figures import Figures, kept_of, set_rate, share
 from .slots import Slot, contrast, contrast_of_values, smallest_p
 from .stored import CellRecord
 
-LIKE = 3.0
+LIKE = 100 * RETENTION_MARGIN
 """Points by which retention may differ and still count as like."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_erasure.evaluation.curves import DOTS_PER_INCH, GREY
 
-from .checks import NAMES
+from .checks import LIKE, NAMES
 from .shown import Shown
 from .tables import measured
 from .variants import Variant
@@ -26,7 +26,6 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 """One for each method, which colour-blind readers can tell apart (Okabe and Ito)."""
 MARKS = "osD^vPX*<>hd"
 PANELS = 3
-LIKE_BASE = -3.0
 MARK, CLEAR = 6.5, 12.0
 """Size of a mark in points (of print), and how far apart two must be not to cover each other."""
 PANEL = 190.0
@@ -115,7 +114,7 @@ def _looks(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
 
 def _panel(axes: Axes, shown: Shown, looks: Mapping[str, Mapping[str, Any]]) -> None:
     places = _places(shown)
-    lowest = min([LIKE_BASE, *(one.change for one in places)]) - SIDE
+    lowest = min([-LIKE, *(one.change for one in places)]) - SIDE
     places, highest = apart(places, lowest)
     dash = 0.45 * CLEAR / PANEL * (highest - lowest)
     for place in places:
@@ -129,7 +128,7 @@ def _panel(axes: Axes, shown: Shown, looks: Mapping[str, Mapping[str, Any]]) -> 
             axes.plot(
                 ends, [place.luck] * 2, linestyle=(0, (1.5, 0.8)), linewidth=2, color=look["color"], zorder=4
             )
-    axes.axvline(LIKE_BASE, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axvline(-LIKE, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_xlim(lowest, highest)
     axes.set_ylim(*HEIGHT)
     axes.set_xlabel("retention, points from the base\n(side by side where they would meet)")
