@@ -21,6 +21,7 @@ Catch `ErasureError` to catch them all; each class below it answers one question
     │   └── ErasureBypassError          an input would go around the erasure (foreign embeddings, clip_skip)
     ├── TrainingError                   a training run or closed-form solve that cannot go on
     ├── EvaluationError                 a measurement that would not be honest or cannot be made
+    ├── NotFiniteError                  a picture or a search is not finite (also a FloatingPointError)
     └── MissingDependencyError          an optional package is needed (also an ImportError)
 
 Every message has three parts: what is wrong (with the value), what was expected, what to do.
@@ -101,6 +102,10 @@ class TrainingError(ErasureError):
 
 class EvaluationError(ErasureError):
     """A measurement would not be honest or cannot be made."""
+
+
+class NotFiniteError(ErasureError, FloatingPointError):
+    """A picture, or a number of a search, is not finite; an attack counts the prompt as failed."""
 
 
 class MissingDependencyError(ErasureError, ImportError):

@@ -266,7 +266,7 @@ class AttackTarget:
 
         Raises:
             EvaluationError: The judge does not answer with one bool per picture.
-            FloatingPointError: A picture is not finite.
+            NotFiniteError: A picture is not finite.
         """
         if not seeds:
             return Judged(torch.zeros((0, 3, 1, 1), dtype=torch.uint8), ())

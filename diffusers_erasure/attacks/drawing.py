@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from diffusers_erasure.diffusion.components import DiffusionComponents
+from diffusers_erasure.errors import NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Drawing:
             Pictures `(batch, 3, height, width)`, uint8, on the CPU.
 
         Raises:
-            FloatingPointError: A picture is not finite: a broken model, which is not an erased one.
+            NotFiniteError: A picture is not finite: a broken model, which is not an erased one.
         """
         with torch.inference_mode():
             images = self.pipe(
@@ -81,7 +82,7 @@ class Drawing:
         images = images.float().cpu()
         broken = int((~images.isfinite().flatten(1).all(dim=1)).sum())
         if broken:
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{broken} of {len(seeds)} pictures are not finite; expected numbers; check the pipeline's "
                 "weights and dtype"
             )

@@ -20,8 +20,11 @@ from .store import OutcomeStore
 logger = logging.getLogger(__name__)
 
 CAUGHT = (RuntimeError, FloatingPointError)
-"""What makes a prompt count as failed: no memory, values that are not finite. Errors of this package stop the
-run."""
+"""What makes a prompt count as failed: values that are not finite (`NotFiniteError`), and what torch raises
+where it has no memory: on the CPU and in CUDA's libraries a plain RuntimeError, which no class tells from its
+other faults. All other errors of this package stop the run."""
+UNWRITTEN = (NotImplementedError, RecursionError)
+"""RuntimeErrors that stop the run too: they are faults of the code or of the device, no prompt's."""
 
 
 class Search(Protocol):
@@ -209,6 +212,8 @@ class _Run:
             for outcome in search:
                 _strike(outcome, begun)
                 self._finish(outcome.item, outcome)
+        except UNWRITTEN:
+            raise
         except CAUGHT as error:
             logger.warning("the attack %s failed on %d prompts: %s", self.spec.name, len(begun), error)
             return f"{type(error).__name__}: {error}"

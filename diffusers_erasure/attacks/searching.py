@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor
 
 from diffusers_erasure.diffusion.parameters import frozen
+from diffusers_erasure.errors import NotFiniteError
 
 from .base import AttackTarget
 from .config import Precision
@@ -73,10 +74,10 @@ def gradient_to(variable: Tensor, losses: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: Of the network's weights; float16 ones are scaled.
 
     Raises:
-        FloatingPointError: A loss is not finite.
+        NotFiniteError: A loss is not finite.
     """
     if not bool(torch.isfinite(losses).all()):
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} losses of the search are not finite; "
             "expected numbers; check the pipeline's weights, or use float32"
         )

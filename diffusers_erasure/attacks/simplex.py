@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusers_erasure.diffusion.precision import double
-from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.errors import ConfigError, NotFiniteError
 
 GRADIENT_LIMIT = 1.0
 """Straight-through gradients are cut to this (hardtanh in the authors' code, `methods` section 5.2)."""
@@ -33,10 +33,10 @@ def project_to_simplex(points: Tensor, allowed: Tensor | None = None) -> Tensor:
 
     Raises:
         ConfigError: Nothing is allowed.
-        FloatingPointError: A point is not finite.
+        NotFiniteError: A point is not finite.
     """
     if not bool(torch.isfinite(points).all()):
-        raise FloatingPointError(
+        raise NotFiniteError(
             "a point to project onto the simplex is not finite; expected numbers; lower the learning rate"
         )
     if allowed is not None:

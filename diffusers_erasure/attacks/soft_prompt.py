@@ -132,7 +132,7 @@ def soft_prompt_attack(
 
     Raises:
         ConfigError: The shapes do not fit together, or there is no step.
-        FloatingPointError: A loss is not finite.
+        NotFiniteError: A loss is not finite.
     """
     _check(prompts, delta, descent.steps)
     current = delta.detach().float().to(text.device).clone()

@@ -24,7 +24,7 @@ from diffusers_erasure.attacks import (
     take,
 )
 from diffusers_erasure.attacks.store import outcome_from_json, outcome_to_json
-from diffusers_erasure.errors import ConfigError, EvaluationError
+from diffusers_erasure.errors import ConfigError, EvaluationError, NotFiniteError
 from tests.conftest import copy_pipeline
 
 Target = Callable[..., Any]
@@ -34,14 +34,15 @@ ITEMS = [AttackedPrompt("dog", seed, "dog") for seed in range(5)]
 class Probe:
     """A search that answers every prompt, breaks at chosen seeds, and counts what it was given."""
 
-    def __init__(self, breaks: tuple[int, ...] = (), batch: int = 1) -> None:
+    def __init__(self, breaks: tuple[int, ...] = (), batch: int = 1, fault: Exception | None = None) -> None:
         self.breaks, self.batch, self.given = breaks, batch, []
+        self.fault = fault or RuntimeError("out of memory")
 
     def __call__(self, items: Any, *_: Any, report: Any, **__: Any) -> Iterator[Any]:
         while batch := take(items, self.batch):
             self.given += [item.seed for item in batch]
             if set(self.breaks) & {item.seed for item in batch}:
-                raise RuntimeError("out of memory")
+                raise self.fault
             for item in batch:
                 report(1)
                 picture = torch.full((3, 2, 2), item.seed, dtype=torch.uint8)
@@ -64,6 +65,24 @@ def test_a_failure_takes_only_its_batch_and_is_never_left_out(make_target: Targe
     assert [outcome.failed is not None for outcome in outcomes] == [False, False, True, True, False]
     assert "out of memory" in (outcomes[2].failed or "")
     assert [outcome.counts_as_success for outcome in outcomes] == [True, False, True, True, True]
+
+
+def test_numbers_that_are_not_finite_fail_the_prompt_alone(make_target: Target) -> None:
+    probe = Probe(breaks=(2,), fault=NotFiniteError("1 of 1 losses"))
+    outcomes = probe.spec.run(ITEMS, make_target())
+    assert [outcome.failed for outcome in outcomes] == [
+        None,
+        None,
+        "NotFiniteError: 1 of 1 losses",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("fault", [NotImplementedError("no such kernel"), RecursionError("too deep")])
+def test_what_no_prompt_is_to_blame_for_is_no_success(make_target: Target, fault: Exception) -> None:
+    with pytest.raises(type(fault), match=str(fault)):
+        Probe(breaks=(2,), fault=fault).spec.run(ITEMS, make_target())
 
 
 def test_prompts_without_an_answer_count_as_failed(make_target: Target) -> None:

@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_erasure.attacks.searching import gradient_to, searching
+from diffusers_erasure.errors import ErasureError, NotFiniteError
 
 Target = Callable[..., Any]
 
@@ -102,5 +103,7 @@ def test_small_gradients_survive_in_half_precision() -> None:
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     variable = torch.ones(1, 1, requires_grad=True)
-    with pytest.raises(FloatingPointError, match="1 of 1 losses"):
+    with pytest.raises(NotFiniteError, match="1 of 1 losses"):
         gradient_to(variable, (variable * float("inf")).flatten(), torch.float32)
+    assert issubclass(NotFiniteError, ErasureError)
+    assert issubclass(NotFiniteError, FloatingPointError), "what older callers catch"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_erasure.attacks.simplex import choose, project_to_simplex, straight_through, uniform
-from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.errors import ConfigError, NotFiniteError
 from tests.reference.simplex import project_by_bisection, project_by_sorting
 
 
@@ -47,7 +47,7 @@ def test_nothing_allowed_is_an_error() -> None:
 
 
 def test_points_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(NotFiniteError, match="not finite"):
         project_to_simplex(torch.tensor([[0.0, float("nan")]]))
 
 
