@@ -7,6 +7,7 @@ soft_prompt       where the free tokens of an attacked prompt stand
 cross_attention   the matrices that a UNet applies to text states
 schedule          the trained noise schedule, and DDIM's step as a formula
 noise             what the UNet says about the noise, with and without guidance
+attention         the one whose gradient is fast on a CPU
 parameters        which weights a method trains, in named groups
 sampling          latents on the way from noise to a picture
 trajectories      the same at many steps, with what the frozen model predicts there

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from diffusers_erasure.artifacts.copying import edited_copy
@@ -25,14 +24,13 @@ from diffusers_erasure.diffusion import (
     DiffusionComponents,
     LayerPart,
     component_of,
-    latent_shape,
     trainable_parameters,
 )
+from diffusers_erasure.diffusion.attention import use_plain_attention
 from diffusers_erasure.diffusion.precision import double
 from diffusers_erasure.errors import ConfigError
 
 StoredType = Literal["float32", "bfloat16", "float16"]
-_FEW_PIXELS = 16 * 16  # of the latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,21 +136,10 @@ def stored_as(module: Any, dtype: torch.dtype) -> Any:
 def _prepare(module: Any, component: Component, *, gradient_checkpointing: bool) -> None:
     """Settings of the copy that make a backward pass cheaper and change no value beyond rounding."""
     if component == "unet":
-        _plain_attention(module)
+        use_plain_attention(module)
     if gradient_checkpointing and component == "unet":
         module.enable_gradient_checkpointing()
     elif gradient_checkpointing:
         switch = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
         switch()
         module.train()  # transformers looks at this flag; CLIP's text model has no dropout
-
-
-def _plain_attention(unet: Any) -> None:
-    """On a CPU, the fused attention's backward pass takes twice the time of the plain one for small latents.
-
-    For large ones it takes half of it, and does not make maps of (pixels · pixels), which at 64 by 64 and 6
-    rows in bfloat16 take 5 GB.
-    """
-    _, height, width = latent_shape(unet)
-    if unet.device.type == "cpu" and height * width <= _FEW_PIXELS:
-        unet.set_attn_processor(AttnProcessor())

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusers_erasure.attacks.searching import plain_attention
+from diffusers_erasure.diffusion.attention import plain_attention
 from diffusers_erasure.diffusion.components import DiffusionComponents
 from diffusers_erasure.diffusion.noise import NoisePredictor, add_noise
 from diffusers_erasure.diffusion.text_path import TextPath
@@ -212,9 +212,7 @@ class _Student:
 
     def learn(self, optimizer: torch.optim.Optimizer, batch: _Batch, max_grad_norm: float) -> None:
         """One step."""
-        device = self.predictor.unet.device
-        # On a CPU the gradient of fused attention is slow for small heads (see `attacks.searching`).
-        with torch.enable_grad(), plain_attention(self.predictor.unet, device.type == "cpu"):
+        with torch.enable_grad(), plain_attention(self.predictor.unet):
             optimizer.zero_grad(set_to_none=True)
             self.loss(batch).backward()
         nn.utils.clip_grad_norm_(self.trained, max_grad_norm)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_erasure.attacks.searching import gradient_to, searching
 from diffusers_erasure.errors import ErasureError, NotFiniteError
+from tests.conftest import copy_pipeline
 
 Target = Callable[..., Any]
 
@@ -78,6 +79,17 @@ def test_plain_attention_stands_in_and_goes_even_after_an_error(make_target: Tar
     after = unet.attn_processors
     assert all(after[key] is before[key] for key in before)
     assert AttnProcessor2_0 in {type(processor) for processor in after.values()}
+
+
+@pytest.mark.parametrize(("side", "kind"), [(16, AttnProcessor), (64, AttnProcessor2_0)])
+def test_large_latents_keep_fused_attention(
+    make_target: Target, tiny_pipe: Any, side: int, kind: type
+) -> None:
+    pipe = copy_pipeline(tiny_pipe)
+    pipe.unet.register_to_config(sample_size=side)
+    target = make_target(pipe=pipe)
+    with searching(target):
+        assert {type(one) for one in pipe.unet.attn_processors.values()} == {kind}
 
 
 def test_rows_do_not_touch_each_other(make_target: Target) -> None:
