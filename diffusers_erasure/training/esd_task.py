@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from diffusers_erasure.diffusion import DiffusionComponents, NoisePredictor, TextPath, evaluating
 from diffusers_erasure.diffusion.bank import BankDraw, BankProgress
-from diffusers_erasure.diffusion.bank_settings import BankSettings
 
 from .agreement import fingerprints
 from .concept_prompts import ScopedPrompt
 from .draws import StepDraws
 from .esd_settings import ESDConfig
-from .latents import BANK_MODES, LatentsFrom, TeacherLatents, unconditional_of
+from .latents import LatentsFrom, TeacherLatents, unconditional_of
 from .losses import TOTAL, esd_target, noise_loss
 from .student import Student, frozen_unet
 
@@ -61,18 +60,10 @@ class ESDTask:
         self.latents = self._latents(chosen, progress)
 
     def _latents(self, chosen: LatentsFrom, progress: BankProgress | None) -> TeacherLatents:
-        settings = self.settings
         return TeacherLatents.build(
             self.components,
             self.asked,
-            BankSettings(
-                mode=BANK_MODES[chosen],
-                steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                alignment=settings.alignment,
-                trajectories_per_prompt=settings.pool_trajectories,
-                seed=settings.seed,
-            ),
+            self.settings.latent_bank(chosen, self.settings.pool_trajectories),
             sampler=self.pupil if chosen == "student" else None,
             progress=progress,
         )

@@ -54,6 +54,12 @@ def task_of(pipe: StableDiffusionPipeline, **values: object) -> ESDTask:
     return ESDTask(components, student, [ScopedPrompt("dog"), ScopedPrompt("owl")], chosen)
 
 
+def test_trajectories_that_serve_once_are_made_one_at_a_time(tiny_pipe: StableDiffusionPipeline) -> None:
+    task = task_of(tiny_pipe, latents_from="trajectory", pool_trajectories=2)
+    task.losses(StepDraws.at(0, 0, batch=1))
+    assert len(task.latents.bank) == 4 - 1, "the rest of one trajectory: pool_trajectories is of pools"
+
+
 @settings(max_examples=50, deadline=None)
 @given(concept=FLOATS, empty=FLOATS, scope=st.none() | FLOATS, eta=st.floats(0, 5))
 def test_both_targets_are_the_formulas(concept: float, empty: float, scope: float | None, eta: float) -> None:
