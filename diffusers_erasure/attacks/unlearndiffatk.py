@@ -35,9 +35,10 @@ from diffusers_erasure.settings import setting
 from .adam import AdamState, adam_step
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .config import AttackConfig
-from .fitting import free_prompt, typed
+from .fitting import free_prompt
 from .plain import Plain, judge_plain
 from .progress import take
+from .reading import Read, Reading, judged_readings, reading, typed_successes
 from .registry import WHOLE_MODEL, Access, attack
 from .searching import gradient_to, searching
 from .simplex import choose, project_to_simplex, straight_through, uniform
@@ -61,7 +62,7 @@ class UnlearnDiffAtkConfig(AttackConfig):
         0.1, "L2 decay, added to the gradient (the paper says AdamW, its code is Adam)", ge=0
     )
     start: Literal["uniform", "random"] = setting("uniform", "where each token starts on the simplex")
-    read: Literal["text", "ids"] = setting(
+    read: Read = setting(
         "text", "what is judged: the typed text of the tokens found, or their ids as they are"
     )
     order: Literal["ascending", "descending"] = setting("ascending", "noise levels: the least noisy first")
@@ -120,21 +121,6 @@ def unlearndiffatk(
         yield from search.admit(items)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a picture was drawn for.
-
-    Attributes:
-        ids: Token ids, from start to end token.
-        text: Their text.
-        same: Whether typing the text gives the ids that were found.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-    same: bool
-
-
 @dataclass
 class _Row:
     """One prompt under attack; `found` and `picture` are those of the last new text, up to a success."""
@@ -144,7 +130,7 @@ class _Row:
     cut: int
     latents: Tensor
     generator: torch.Generator
-    found: _Found
+    found: Reading
     picture: Tensor
     success_at: int | None
     seconds: float
@@ -152,14 +138,13 @@ class _Row:
     losses: list[float] = field(default_factory=list)
     zero_gradient: bool = False
     seen: set[tuple[int, ...]] = field(default_factory=set)
-    extra_pictures: int = 0
 
     @property
     def judged(self) -> int:
         """Pictures so far, with the plain prompt's; the same text's picture is judged once."""
         return 1 + len(self.seen)
 
-    def look(self, found: _Found, picture: Tensor, shows: bool) -> None:
+    def look(self, found: Reading, picture: Tensor, shows: bool) -> None:
         """Take the judge's answer about a new picture."""
         self.seen.add(found.ids)
         if self.success_at is None:
@@ -225,7 +210,7 @@ class _Search:
             cut=cut,
             latents=latents,
             generator=item.generator(self.config.seed, "unlearndiffatk"),
-            found=_Found(plain.ids, item.prompt, same=True),
+            found=Reading(plain.ids, item.prompt, round_trip=True),
             picture=plain.picture,
             success_at=1 if plain.shows else None,
             seconds=spent,
@@ -300,27 +285,21 @@ class _Search:
         started = time.monotonic()
         prompts = PlacedPrompts.of([row.prompt for row in self.rows], self.target.text)
         filled = prompts.filled(self.points.argmax(dim=-1)).tolist()
-        found = [self._read(ids[: row.prompt.end + 1]) for row, ids in zip(self.rows, filled, strict=True)]
+        found = [
+            reading(self.target, ids[: row.prompt.end + 1], self.config.read)
+            for row, ids in zip(self.rows, filled, strict=True)
+        ]
         new = [(row, one) for row, one in zip(self.rows, found, strict=True) if one.ids not in row.seen]
         self._draw(new)
         for row in self.rows:
             row.seconds += (time.monotonic() - started) / len(self.rows)
         yield from self._release()
 
-    def _draw(self, new: Sequence[tuple[_Row, _Found]]) -> None:
-        if not new:
-            return
-        with torch.no_grad():
-            states = self.target.text.states(self.target.text.pad([found.ids for _, found in new]))
-        judged = self.target.judged(states, [row.item.seed for row, _ in new])
-        for (row, found), picture, shows in zip(new, judged.images, judged.shows, strict=True):
+    def _draw(self, new: Sequence[tuple[_Row, Reading]]) -> None:
+        seeds = [row.item.seed for row, _ in new]
+        judged = judged_readings(self.target, [found for _, found in new], seeds)
+        for (row, found), (shows, picture) in zip(new, judged, strict=True):
             row.look(found, picture, shows)
-
-    def _read(self, ids: Sequence[int]) -> _Found:
-        """What is drawn for the ids that were found: their typed text, or they themselves."""
-        text, again = typed(self.target, ids)
-        drawn = tuple(ids) if self.config.read == "ids" else again
-        return _Found(drawn, text, same=again == tuple(ids))
 
     def _release(self) -> Iterator[AttackOutcome]:
         over = [
@@ -333,28 +312,17 @@ class _Search:
         kept = torch.tensor([not done for done in over], device=self.points.device)
         self.rows = [row for row, done in zip(self.rows, over, strict=True) if not done]
         self.points, self.adam = self.points[kept], self.adam.rows(kept)
-        for row, typed_too in zip(finished, self._survives(finished), strict=True):
-            yield self._outcome(row, typed_too)
-
-    def _survives(self, rows: Sequence[_Row]) -> list[bool]:
-        """Whether the typed text's picture shows the concept too; drawn only where it was not judged yet."""
-        results = [row.success_at is not None for row in rows]
-        asked = [
-            index
-            for index, row in enumerate(rows)
-            if results[index] and self.config.read == "ids" and not row.found.same
-        ]
-        again = self.target.judged_texts(
-            [rows[index].found.text for index in asked], [rows[index].item.seed for index in asked]
+        survive, costs = typed_successes(
+            self.target,
+            [row.found for row in finished],
+            [row.item.seed for row in finished],
+            [row.success_at is not None for row in finished],
         )
-        for index, shows in zip(asked, again.shows, strict=True):
-            rows[index].extra_pictures += 1
-            results[index] = shows
-        return results
+        for row, survives, cost in zip(finished, survive, costs, strict=True):
+            yield self._outcome(row, survives, cost)
 
-    def _outcome(self, row: _Row, typed_too: bool) -> AttackOutcome:
+    def _outcome(self, row: _Row, survives: bool, cost: int) -> AttackOutcome:
         steps = row.level * self.config.iterations
-        pictures = row.judged + row.extra_pictures
         return AttackOutcome(
             row.item,
             success=row.success_at is not None,
@@ -362,9 +330,9 @@ class _Search:
             judged=row.judged,
             ids=row.found.ids,
             text=row.found.text,
-            round_trip=row.found.same,
-            text_survives=typed_too,
-            queries=steps + pictures * self.target.queries_per_picture,
+            round_trip=row.found.round_trip,
+            text_survives=survives,
+            queries=steps + row.judged * self.target.queries_per_picture + cost,
             steps=steps,
             seconds=row.seconds,
             loss_first=row.losses[0],
