@@ -56,6 +56,11 @@ class AttackedPrompt:
     concept: str
     target: str | None = None
 
+    @property
+    def aim(self) -> str:
+        """The prompt of the picture that the attack aims at; an empty `target` is one."""
+        return self.prompt if self.target is None else self.target
+
     def generator(self, seed: int, purpose: str = "") -> torch.Generator:
         """Random numbers of this item alone: the same in any batch, order and shard.
 

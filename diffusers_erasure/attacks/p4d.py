@@ -168,7 +168,7 @@ class _Search:
         self.adam = AdamState.of(self.iterates)
         items = [row.item for row in self.rows]
         self.latents = torch.stack(target_latents(items, base, base)).to(base.device)
-        self.wanted = base.encode([item.target or item.prompt for item in items])
+        self.wanted = base.encode([item.aim for item in items])
 
     def _row(self, item: AttackedPrompt, plain: Plain) -> _Row:
         placement = PLACEMENTS[self.config.variant]

@@ -151,7 +151,7 @@ def _attack(
     generators = [item.generator(config.seed, "soft_prompt") for item in items]
     shape = latent_shape(target.components.unet)
     noise = torch.stack([torch.randn(shape, generator=one) for one in generators])
-    states = base.encode([item.prompt if item.target is None else item.target for item in items])
+    states = base.encode([item.aim for item in items])
     teaching = teach(
         states, base, noise, steps=config.sampling_steps, guidance_scale=config.sampling_guidance
     )

@@ -12,7 +12,7 @@ from .base import AttackedPrompt, AttackTarget
 
 def target_pictures(items: Sequence[AttackedPrompt], base: AttackTarget) -> Tensor:
     """One picture per item, `(batch, 3, height, width)` uint8, drawn by the base."""
-    states = base.encode([item.prompt if item.target is None else item.target for item in items])
+    states = base.encode([item.aim for item in items])
     seeds = [item.seed for item in items]
     step = base.picture_batch
     return torch.cat(

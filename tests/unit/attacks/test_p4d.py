@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from diffusers_erasure.attacks import AttackedPrompt, attack_named
+from diffusers_erasure.attacks import AttackedPrompt, AttackTarget, attack_named
 from diffusers_erasure.attacks import p4d as p4d_module
 from diffusers_erasure.attacks.p4d import P4DConfig
 from diffusers_erasure.attacks.searching import gradient_to
@@ -73,6 +75,28 @@ def test_a_longer_prompt_beside_it_changes_nothing(
     alone = attack_named("p4d").run(ITEMS[:1], target, config, base=base)
     assert together[0].ids == alone[0].ids
     assert together[0].loss_last == pytest.approx(alone[0].loss_last, rel=1e-5)
+
+
+class Noting(AttackTarget):
+    """A target that notes what it is asked for."""
+
+    @cached_property
+    def asked(self) -> list[str]:
+        return []
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        self.asked.extend(texts)
+        return super().encode(texts)
+
+
+@pytest.mark.parametrize("aim", ["", "a cat"])
+def test_the_base_speaks_of_the_target_alone_even_if_it_is_empty(
+    make_target: Callable[..., Any], aim: str
+) -> None:
+    plain = make_target()
+    base = Noting(**{one.name: getattr(plain, one.name) for one in fields(plain)})
+    attack_named("p4d").run([replace(ITEMS[0], target=aim)], make_target(), QUICK, base=base)
+    assert set(base.asked) == {aim, ""}, "the other one is what guidance leads away from"
 
 
 def test_it_stops_at_the_first_success(
