@@ -2,7 +2,7 @@
 
 Attacks search for many prompts at once. Their rows begin and end at different times, so every row counts its
 own steps; otherwise this is `torch.optim.Adam`, with its L2 decay (`weight_decay` times the variable is added
-to the gradient).
+to the gradient), or `torch.optim.AdamW`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,13 @@ class AdamState:
 
 
 def adam_step(
-    variable: Tensor, gradient: Tensor, state: AdamState, *, learning_rate: float, weight_decay: float = 0.0
+    variable: Tensor,
+    gradient: Tensor,
+    state: AdamState,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
 ) -> Tensor:
     """The variable after one step; the state is updated in place.
 
@@ -61,12 +67,15 @@ def adam_step(
         gradient: Of the same shape.
         state: Running means.
         learning_rate: Step size.
-        weight_decay: L2 decay.
+        weight_decay: L2 decay, added to the gradient.
+        decoupled: The decay is AdamW's (arXiv:1711.05101): the variable is shrunk before the step.
 
     Returns:
         A new tensor of the same shape.
     """
-    if weight_decay:
+    if decoupled:
+        variable = variable * (1 - learning_rate * weight_decay)
+    elif weight_decay:
         gradient = gradient + weight_decay * variable
     beta_1, beta_2 = BETAS
     state.steps += 1

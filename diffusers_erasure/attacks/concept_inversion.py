@@ -203,9 +203,14 @@ def invert(
             gradient = gradient_to(variable, loss[None], target.predictor.dtype)
         zero_gradient |= step == 0 and not bool(gradient.any())
         losses.append(float(loss.detach()))
-        # AdamW is Adam on a variable that was shrunk first.
-        shrunk = vectors * (1 - config.learning_rate * config.weight_decay)
-        vectors = adam_step(shrunk, gradient, state, learning_rate=config.learning_rate)
+        vectors = adam_step(
+            vectors,
+            gradient,
+            state,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            decoupled=True,
+        )
         report(1)
     last = losses[-max(1, len(losses) // 10) :]
     return Inversion(

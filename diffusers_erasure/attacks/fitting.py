@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffusers_erasure.diffusion.soft_prompt import Placement, SoftPrompt
-from diffusers_erasure.diffusion.text import TokenizedPrompt, tokenize
+from diffusers_erasure.diffusion.text import NO_LIMIT, TokenizedPrompt, tokenize
 
 from .base import AttackTarget
-
-_NO_LIMIT = 1_000_000
 
 
 def free_prompt(
@@ -24,7 +22,7 @@ def free_prompt(
         The prompt, and how many tokens of it were cut off.
     """
     tokenizer, length = target.components.tokenizer, target.components.max_tokens
-    start, *words, end = tokenize(tokenizer, prompt, max_tokens=_NO_LIMIT).ids
+    start, *words, end = tokenize(tokenizer, prompt, max_tokens=NO_LIMIT).ids
     room = len(words) if placement is Placement.REPLACE else max(0, length - 2 - count)
     fitting = TokenizedPrompt(prompt, (start, *words[:room], end))
     made = SoftPrompt(tokenizer, fitting, count, placement, max_tokens=length)

@@ -12,7 +12,6 @@ so that many small steps add up until a token flips, while the loss is always th
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,16 +51,3 @@ def project(iterate: Tensor, matrix: Tensor, ids: Tensor) -> Tensor:
         ids: Projection of `iterate`, `(batch, tokens)`.
     """
     return iterate + (matrix[ids].to(iterate) - iterate).detach()
-
-
-def random_iterate(matrix: Tensor, allowed: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    """Embeddings of random tokens: where the search starts, `(tokens, width)`, float32.
-
-    Args:
-        matrix: Token embeddings of the vocabulary, `(vocabulary, width)`.
-        allowed: Token ids to draw from, `(choices,)`.
-        tokens: How many.
-        generator: Source of the choice, on the CPU.
-    """
-    drawn = torch.randint(len(allowed), (tokens,), generator=generator)
-    return matrix[allowed[drawn.to(allowed.device)]].detach().float().clone()

@@ -32,12 +32,13 @@ from .adam import AdamState, adam_step
 from .base import AttackedPrompt, AttackOutcome, AttackTarget
 from .config import AttackConfig
 from .fitting import free_prompt
-from .hard_prompt import nearest_tokens, project, random_iterate
+from .hard_prompt import nearest_tokens, project
 from .plain import Plain, screen
 from .progress import take
 from .reading import Read, Reading, judged_readings, reading, typed_successes
 from .registry import WHOLE_MODEL, Access, attack
 from .searching import gradient_to, searching
+from .soft_prompt import random_embeddings
 from .target_picture import target_latents
 
 CODE = "configs/*_optmz_config.json of the authors' repository"
@@ -161,9 +162,7 @@ class _Search:
         tokenizer = target.components.tokenizer
         self.allowed = ordinary_tokens(tokenizer, len(self.matrix)).to(self.matrix.device)
         self.rows = [self._row(item, plain) for item, plain in pairs]
-        drawn = [
-            random_iterate(self.matrix, self.allowed, row.soft.count, row.generator) for row in self.rows
-        ]
+        drawn = [random_embeddings(target.text, 1, row.soft.count, row.generator)[0] for row in self.rows]
         self.iterates = pad_sequence(drawn, batch_first=True)
         self.adam = AdamState.of(self.iterates)
         items = [row.item for row in self.rows]
@@ -209,10 +208,14 @@ class _Search:
             student = self.target.predictor(noisy, timesteps, self._states(variable))
             losses = (student - teacher).square().flatten(1).mean(dim=1)
             gradients = gradient_to(variable, losses, self.target.predictor.dtype)
-        rate = self.config.learning_rate
-        # AdamW is Adam on a variable that was shrunk first.
-        shrunk = self.iterates * (1 - rate * self.config.weight_decay)
-        self.iterates = adam_step(shrunk, gradients, self.adam, learning_rate=rate)
+        self.iterates = adam_step(
+            self.iterates,
+            gradients,
+            self.adam,
+            learning_rate=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            decoupled=True,
+        )
         for row, gradient, loss in zip(self.rows, gradients, losses.tolist(), strict=True):
             row.zero_gradient |= row.steps == 0 and not bool(gradient.any())
             row.steps += 1

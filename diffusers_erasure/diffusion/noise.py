@@ -183,7 +183,7 @@ class NoisePredictor:
         output = self.unet(
             scale.leave(inputs).to(dtype),
             times,
-            encoder_hidden_states=scale.leave(_rows(states, batch).to(device)).to(dtype),
+            encoder_hidden_states=scale.leave(one_per_latent(states, batch).to(device)).to(dtype),
         ).sample
         return scale.enter(output.float())
 
@@ -219,8 +219,8 @@ class NoisePredictor:
         """
         batch = latents.shape[0]
         times = torch.as_tensor(timesteps, device=latents.device).expand(batch)
-        conditional = _rows(states, batch)
-        other = _rows(unconditional, batch).to(conditional.device, conditional.dtype)
+        conditional = one_per_latent(states, batch)
+        other = one_per_latent(unconditional, batch).to(conditional.device, conditional.dtype)
         if other.shape != conditional.shape:
             raise ConfigError(
                 f"unconditional states of shape {tuple(other.shape)} stand beside states of shape "
@@ -265,8 +265,16 @@ def takes_gradients(unet: UNet2DConditionModel) -> bool:
     return any(weight.requires_grad for weight in unet.parameters())
 
 
-def _rows(states: Tensor, batch: int) -> Tensor:
-    """Text states for every row, `(batch, tokens, width)`."""
+def one_per_latent(states: Tensor, batch: int) -> Tensor:
+    """Text states for every row, `(batch, tokens, width)`.
+
+    Args:
+        states: `(batch, tokens, width)`, or one row or `(tokens, width)` for all.
+        batch: Number of latents.
+
+    Raises:
+        ConfigError: There are neither as many rows nor one.
+    """
     stacked = states if states.ndim == 3 else states.unsqueeze(0)
     if stacked.ndim != 3 or stacked.shape[0] not in (1, batch):
         raise ConfigError(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffusers_erasure.errors import ConfigError
 
-from .noise import NoisePredictor
+from .noise import NoisePredictor, one_per_latent
 from .schedule import ddim_grid, told_timesteps
 
 Alignment = Literal["aligned", "compvis"]
@@ -121,8 +121,8 @@ def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three
             f"each row; give as many indices as rows"
         )
     wanted = torch.tensor([path.moves_until(index) for index in indices])
-    conditional = _all_rows(states, batch)
-    without = _all_rows(unconditional, batch)
+    conditional = one_per_latent(states, batch)
+    without = one_per_latent(unconditional, batch)
     latents = noise.float().clone()
     for move, (timestep, previous) in enumerate(path.moves[: int(wanted.max()) if batch else 0]):
         rows = (wanted > move).nonzero().flatten().to(latents.device)
@@ -137,9 +137,3 @@ def partial_sample(  # noqa: PLR0913 - the draw's inputs and the sampler's three
         ).to(latents.device)
         latents[rows] = predictor.moved(now, predicted, timestep, previous)
     return latents, path.told(indices, generators).to(latents.device)
-
-
-def _all_rows(states: Tensor, batch: int) -> Tensor:
-    """One row of states for each latent."""
-    stacked = states if states.ndim == 3 else states.unsqueeze(0)
-    return stacked.expand(batch, -1, -1) if stacked.shape[0] == 1 else stacked

@@ -26,9 +26,8 @@ from transformers import PreTrainedTokenizerBase
 
 from diffusers_erasure.errors import ConfigError
 
-from .text import TokenizedPrompt, tokenize
+from .text import NO_LIMIT, TokenizedPrompt, tokenize
 
-_NO_LIMIT = 1_000_000
 _TOKENS_PER_SOFT_TOKEN = 3  # of `per_k_words`, AdvUnlearn utils/attack_util.py
 
 
@@ -77,7 +76,7 @@ class SoftPrompt:
         Raises:
             ConfigError: The placement is unknown, there is no token to add to, or it does not fit.
         """
-        tokenized = tokenize(tokenizer, prompt, max_tokens=_NO_LIMIT) if isinstance(prompt, str) else prompt
+        tokenized = tokenize(tokenizer, prompt, max_tokens=NO_LIMIT) if isinstance(prompt, str) else prompt
         self.placement = _placement(placement)
         self.text = tokenized.text
         start, *words, end = tokenized.ids

@@ -30,6 +30,9 @@ from diffusers_erasure.errors import ConfigError
 
 from .components import DiffusionComponents, device_of_ids, evaluating
 
+NO_LIMIT = 1_000_000
+"""As `max_tokens`: the prompt is not cut."""
+
 
 @dataclass(frozen=True)
 class TokenizedPrompt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,17 +11,25 @@ from diffusers_erasure.attacks.adam import AdamState, adam_step
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_steps_equal_those_of_torch(decay: float) -> None:
+@pytest.mark.parametrize("rule", [torch.optim.Adam, torch.optim.AdamW])
+def test_steps_equal_those_of_torch(rule: Callable[..., torch.optim.Optimizer], decay: float) -> None:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn((3, 2, 4), generator=generator)
     gradients = torch.randn((5, 3, 2, 4), generator=generator)
     theirs = start.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([theirs], lr=0.01, weight_decay=decay)
+    optimizer = rule([theirs], lr=0.01, weight_decay=decay)
     ours, state = start.clone(), AdamState.of(start)
     for gradient in gradients:
         theirs.grad = gradient.clone()
         optimizer.step()
-        ours = adam_step(ours, gradient, state, learning_rate=0.01, weight_decay=decay)
+        ours = adam_step(
+            ours,
+            gradient,
+            state,
+            learning_rate=0.01,
+            weight_decay=decay,
+            decoupled=rule is torch.optim.AdamW,
+        )
     torch.testing.assert_close(ours, theirs.detach())
 
 

@@ -178,6 +178,8 @@ def test_random_starts_are_embeddings_of_ordinary_tokens(make_target: Target) ->
     assert torch.equal(drawn, target.text.embedding_matrix[nearest])
     assert not set(nearest.tolist()) & set(target.components.tokenizer.all_special_ids)
     assert len(set(nearest.tolist())) > 30
+    again = random_embeddings(target.text, 200, 1, torch.Generator().manual_seed(0))[:, 0]
+    assert torch.equal(drawn, again)
 
 
 def test_placed_prompts_keep_every_token_of_the_concept(make_target: Target) -> None:

@@ -145,6 +145,15 @@ def test_indices_that_do_not_fit_are_refused(
         partial_sample(predictor, *texts, noise=noise, step_index=index, steps=STEPS)
 
 
+def test_states_of_other_rows_are_refused(
+    components: DiffusionComponents, texts: tuple[Tensor, Tensor], noise: Tensor
+) -> None:
+    states, empty = texts
+    longer = states[:1].expand(len(noise) + 1, -1, -1)
+    with pytest.raises(ConfigError, match=f"for {len(noise)} latents"):
+        partial_sample(NoisePredictor.of(components), longer, empty, noise=noise, step_index=0, steps=STEPS)
+
+
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_sampling_to_the_end_is_what_the_pipeline_does(
