@@ -7,13 +7,14 @@ diffusers-erasure evaluate outputs/church-uce --attacks random-tokens,unlearndif
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from diffusers_erasure.errors import ConfigError
+from diffusers_erasure.errors import ArtifactError, ConfigError, EvaluationError
 
 from .console import note, out, say
 from .device import compute_device
@@ -44,7 +45,7 @@ class EvaluateArguments:
     pretrained_model_name_or_path: str | None = None
     """Base model; the one that the artifact names unless given."""
     judge: str = "embedded"
-    """Family of the judges."""
+    """Family of the judges, such as embedded or clip:FOLDER_OR_ID; no #label: each prompt set has its own."""
     features: str = ""
     """What compares the pictures with the base's: clip:FOLDER_OR_ID and the like; the judge unless given."""
     first_seed: int = 900_000_000
@@ -79,7 +80,36 @@ def main(argv: Sequence[str]) -> int:
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
             "of a saved artifact; download it first, or leave --attach out"
         )
+    _check_concepts(arguments.artifact)
     return _evaluate(replace(arguments, device=compute_device(arguments.device)))
+
+
+def _check_concepts(source: str) -> None:
+    """Refuse concepts that there are no prompts for, by the manifest alone: weights are not read for that.
+
+    Raises:
+        EvaluationError: The embedded vocabulary does not know an erased concept.
+    """
+    from diffusers_erasure.artifacts.door import resolve_source
+    from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
+    from diffusers_erasure.artifacts.safebytes import read_bytes
+    from diffusers_erasure.evaluation.embedded_prompts import find_targets
+
+    manifest = None
+    with suppress(ArtifactError):  # what is wrong with the artifact itself, loading it says
+        place = resolve_source(source)
+        origin = place.describe(MANIFEST_NAME)
+        data = read_bytes(place.path(MANIFEST_NAME), origin=origin, max_bytes=MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(bytes(data), origin=origin)
+    if manifest is None:
+        return
+    try:
+        find_targets(manifest.concepts)
+    except EvaluationError as error:
+        raise EvaluationError(
+            f"{error}, or count it with `diffusers-erasure attack {source} --prompts FILE "
+            "--judge FAMILY:ID#label`"
+        ) from error
 
 
 def _evaluate(arguments: EvaluateArguments) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
+from diffusers_erasure.artifacts import Artifact, save_artifact
+from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, ConceptRecord
 from diffusers_erasure.cli.main import main
 from diffusers_erasure.evaluation.report import Verdict, read_report
 
@@ -50,6 +52,22 @@ def test_results_can_be_attached_to_the_artifact(saved_artifact: Path, tmp_path:
 def test_labels_of_the_users_own_are_refused(saved_artifact: Path, capsys: Captured) -> None:
     assert run(saved_artifact, "--judge", "clip:x/y#a church") == 2
     assert "another one in every prompt set" in capsys.readouterr().err
+
+
+def test_a_concept_without_prompts_is_refused_by_the_manifest_alone(
+    tiny_artifact: Artifact, tmp_path: Path, capsys: Captured
+) -> None:
+    concepts = (ConceptRecord(name="zeppelin"),)
+    manifest = tiny_artifact.manifest.model_copy(update={"concepts": concepts})
+    folder = save_artifact(replace(tiny_artifact, manifest=manifest), tmp_path / "zeppelin-uce")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    assert run(folder) == 2
+    error = capsys.readouterr().err
+    assert "'zeppelin' is not in the vocabulary of the embedded pipeline" in error
+    assert "`evaluate_pipelines`" in error
+    assert f"diffusers-erasure attack {folder} --prompts FILE --judge FAMILY:ID#label" in error
+    assert "finished pictures are kept" not in error
 
 
 @pytest.mark.parametrize(
