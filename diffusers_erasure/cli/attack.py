@@ -21,8 +21,9 @@ from diffusers_erasure.errors import ConfigError
 
 from . import console
 from .attacking import Asked, Scene, asked_prompts, open_scene, parse_shard, with_base
-from .device import compute_device
+from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
+from .flags import otherwise, read_flags, read_known_flags
 from .opening import results_folder
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ SHOWN = 8
 class AttackArguments:
     """Attack an erasure."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Artifact, pipeline that was saved erased, or any other pipeline: a folder or Hub id."""
     attack: str = "unlearndiffatk"
     """Which attack; `--help` lists them, and its own settings are flags too."""
@@ -61,7 +62,7 @@ class AttackArguments:
     """csv, jsonl or txt with your own prompts to attack; a replay draws just these."""
     luck: bool = False
     """Run random tokens and other seeds too, with as many judged pictures: what luck alone finds."""
-    shard: str = ""
+    shard: Annotated[str, otherwise("all of it")] = ""
     """Attack part i of n, as i/n from 0 on; run without it on the same output_dir to collect all parts."""
     output_dir: Path | None = None
     """Gets attack.json, outcomes.jsonl, grid.png; outputs/attacks/<source>-<digest>-<attack> unless given."""
@@ -77,17 +78,15 @@ class AttackArguments:
     """Sampling steps; what suits the base model unless given."""
     guidance_scale: float | None = None
     """Classifier-free guidance; what suits the base model unless given."""
-    device: str = ""
-    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
+    device: Device = ""
+    """where to compute: cuda, mps, cpu"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure attack`."""
     if any(flag in ("-h", "--help") for flag in argv):
         return _help(argv)
-    arguments, rest = tyro.cli(
-        AttackArguments, args=list(argv), prog=PROGRAM, use_underscores=True, return_unknown_args=True
-    )
+    arguments, rest = read_known_flags(AttackArguments, argv, PROGRAM)
     spec, config = parse_config(arguments, rest)
     shard = parse_shard(arguments.shard, dict(os.environ))
     arguments = replace(arguments, device=compute_device(arguments.device))
@@ -101,7 +100,7 @@ def _help(argv: Sequence[str]) -> int:
 
     # tyro ends the program once it has printed its help; there is more to say.
     with suppress(SystemExit):
-        tyro.cli(AttackArguments, args=["--help"], prog=PROGRAM, use_underscores=True)
+        read_flags(AttackArguments, ["--help"], PROGRAM)
     rows = [(spec.name, spec.access, spec.summary) for spec in attacks().values()]
     console.show_table(("attack", "access", "what it does"), rows, title="attacks:")
     named = [after for flag, after in pairwise(argv) if flag == "--attack"]
@@ -128,13 +127,11 @@ def parse_config(arguments: AttackArguments, rest: Sequence[str]) -> tuple[Attac
     preset = preset_config(spec, arguments.budget).model_copy(
         update={"seed": arguments.seed, "batch_size": arguments.batch_size}
     )
-    config, unknown = tyro.cli(
+    config, unknown = read_known_flags(
         spec.config,
+        rest,
+        f"{PROGRAM} --attack {spec.name}",
         default=preset,
-        args=list(rest),
-        prog=f"{PROGRAM} --attack {spec.name}",
-        use_underscores=True,
-        return_unknown_args=True,
         config=(tyro.conf.EnumChoicesFromValues,),
     )
     if unknown:

@@ -20,15 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, Any
 
 from diffusers_erasure.benchmark.cells import Cell, cells, check_work_folder
 from diffusers_erasure.benchmark.profiles import PROFILES, Profile, profile
 from diffusers_erasure.errors import ConfigError
 
 from . import console
+from .flags import otherwise, read_flags
 
 if TYPE_CHECKING:
     from diffusers_erasure.benchmark.earlier import Earlier
@@ -51,15 +50,15 @@ class BenchArguments:
     """Where the cells lie; the profile's own folder under runs/ unless given."""
     output_dir: Path | None = None
     """Gets the page, its pictures and benchmark.json; report-<profile> in work_dir unless given."""
-    jobs: int = 0
-    """Cells at a time; one for each processor core, at most 4, unless given."""
-    shard: str = ""
+    jobs: Annotated[int, otherwise(f"one for each processor core, at most {JOBS}")] = 0
+    """Cells at a time."""
+    shard: Annotated[str, otherwise("all of it")] = ""
     """Begin with part i of n, as i/n from 0 on, and help with the others when it is done."""
-    concepts: tuple[str, ...] = ()
+    concepts: Annotated[tuple[str, ...], otherwise("all")] = ()
     """Only these concepts of the profile."""
-    methods: tuple[str, ...] = ()
+    methods: Annotated[tuple[str, ...], otherwise("all")] = ()
     """Only these variants of the profile, as --list calls them."""
-    seeds: tuple[int, ...] = ()
+    seeds: Annotated[tuple[int, ...], otherwise("all")] = ()
     """Only these training seeds of the profile."""
     list: bool = False
     """Only print the profiles, this one's cells and their commands."""
@@ -67,13 +66,13 @@ class BenchArguments:
     """Only write the page of what is finished."""
     stored: Path | None = None
     """Write the page from this benchmark.json, without any runs."""
-    known: tuple[Path, ...] = ()
+    known: Annotated[tuple[Path, ...], otherwise("none")] = ()
     """benchmark.json of earlier runs or other machines: what it holds is not run again, but is shown."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure bench`."""
-    arguments = tyro.cli(BenchArguments, args=list(argv), prog=PROGRAM, use_underscores=True)
+    arguments = read_flags(BenchArguments, argv, PROGRAM)
     if arguments.stored is not None:
         from diffusers_erasure.benchmark.stored import read_stored
 

@@ -1,8 +1,10 @@
 """Write the card (README.md) of an artifact, a saved encoder or a saved pipeline from its own records.
 
-diffusers-erasure card outputs/church-uce --repo_id me/church-uce --attach
-diffusers-erasure card outputs/church-uce --html card.html
-diffusers-erasure card --hub_cards hub_cards
+    diffusers-erasure card outputs/church-uce --repo_id me/church-uce --attach
+    diffusers-erasure card outputs/church-uce --html card.html
+    diffusers-erasure card --hub_cards hub_cards
+
+The records are the manifest and the reports that are attached: what was not measured, the card says is not.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from diffusers_erasure.errors import ConfigError
 
 from .console import note, say
+from .flags import read_flags
 
 CARD_NAME = "README.md"
 
@@ -24,7 +28,7 @@ CARD_NAME = "README.md"
 class CardArguments:
     """Write a card from records."""
 
-    artifact: tyro.conf.Positional[Path | None] = None
+    artifact: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = None
     """Folder of an artifact, or of an encoder or a pipeline that was saved erased."""
     repo_id: str | None = None
     """Repository that the card is for, owner/name; the snippets name it."""
@@ -46,7 +50,7 @@ class CardArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure card`."""
-    arguments = tyro.cli(CardArguments, args=list(argv), prog="diffusers-erasure card", description=__doc__)
+    arguments = read_flags(CardArguments, argv, "diffusers-erasure card", __doc__)
     _check(arguments)
     if arguments.hub_cards is not None:
         return _renew(arguments.hub_cards, arguments.artifacts or shipped_artifacts())

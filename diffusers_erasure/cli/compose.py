@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from . import console
+from .flags import otherwise, read_flags
 from .inspect import size
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 class ComposeArguments:
     """The parts, their base model, and where the result goes."""
 
-    artifacts: tyro.conf.Positional[tuple[str, ...]]
+    artifacts: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="ARTIFACT ARTIFACT ...", help_behavior_hint="(required)"),
+    ]
     """folders or Hub ids of the artifacts, at least two"""
     output_dir: Path
     """folder for the artifact"""
@@ -35,9 +40,9 @@ class ComposeArguments:
     """base model of all parts: a folder, a Hub id, or `embedded`; the artifacts' unless given"""
     base_revision: str | None = None
     """branch, tag or commit of the base model"""
-    retain_set: str = ""
+    retain_set: Annotated[str, otherwise("the parts' own")] = ""
     """what stays: objects, classes, scenes, styles, or the file that the parts were trained with"""
-    prior_file: str = ""
+    prior_file: Annotated[str, otherwise("none")] = ""
     """file for the retain set's statistics, which every concept of one base can use"""
     artifact_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """precision in which the change is stored"""
@@ -53,9 +58,7 @@ class ComposeArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure compose`."""
-    arguments = tyro.cli(
-        ComposeArguments, args=list(argv), prog="diffusers-erasure compose", description=__doc__
-    )
+    arguments = read_flags(ComposeArguments, argv, "diffusers-erasure compose", __doc__)
     from diffusers_erasure.artifacts.store import check_target, save_artifact
 
     check_target(arguments.output_dir, overwrite=arguments.overwrite)

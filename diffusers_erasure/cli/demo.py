@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from diffusers_erasure.durable import write_whole
 
 from .console import note, out, say
 from .drawing import Report, progress_display
+from .flags import read_flags
 
 if TYPE_CHECKING:
     from diffusers_erasure.evaluation.runner import Evaluation
@@ -41,7 +40,7 @@ class DemoArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure demo`."""
-    arguments = tyro.cli(DemoArguments, args=list(argv), prog="diffusers-erasure demo")
+    arguments = read_flags(DemoArguments, argv, "diffusers-erasure demo")
     started = time.monotonic()
     _use_one_thread()
     names = ", ".join(arguments.concept)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from diffusers_erasure.errors import ConfigError
+
+from .flags import otherwise
+
+Device = Annotated[str, otherwise("the machine's accelerator, or cpu")]
+"""The flag that says where to compute; empty leaves it to the machine."""
 
 
 def compute_device(asked: str) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 import tyro
 
 from .console import note, progress, say, show_table
+from .flags import read_flags
 
 EXIT_MISSED = 1
 """Exit code when a figure missed its goal."""
@@ -36,7 +37,7 @@ class EmbeddedArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure embedded`."""
-    arguments = tyro.cli(EmbeddedArguments, args=list(argv), prog="diffusers-erasure embedded")
+    arguments = read_flags(EmbeddedArguments, argv, "diffusers-erasure embedded")
     from diffusers_erasure.embedded import embedded_folder, embedded_pipeline
     from diffusers_erasure.embedded.recipe.card import render_card
     from diffusers_erasure.embedded.recipe.measure import measure

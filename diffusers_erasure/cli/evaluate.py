@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from diffusers_erasure.errors import ArtifactError, ConfigError, EvaluationError
 
 from .console import note, out, say
-from .device import compute_device
+from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
+from .flags import otherwise, read_flags
 from .opening import results_folder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ EXIT_INVALID = 1
 class EvaluateArguments:
     """Measure what an artifact erases and what it keeps."""
 
-    artifact: tyro.conf.Positional[str]
+    artifact: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT")]
     """Folder or Hub id of the artifact."""
     n: int = 100
     """Pictures per prompt set, on the base and on the erased pipeline each."""
@@ -46,8 +47,8 @@ class EvaluateArguments:
     """Base model; the one that the artifact names unless given."""
     judge: str = "embedded"
     """Family of the judges, such as embedded or clip:FOLDER_OR_ID; no #label: each prompt set has its own."""
-    features: str = ""
-    """What compares the pictures with the base's: clip:FOLDER_OR_ID and the like; the judge unless given."""
+    features: Annotated[str, otherwise("the judge's")] = ""
+    """What compares the pictures with the base's: clip:FOLDER_OR_ID and the like."""
     first_seed: int = 900_000_000
     """Seeds of the pictures start here."""
     num_inference_steps: int | None = None
@@ -58,7 +59,7 @@ class EvaluateArguments:
     """Pictures drawn together; changes speed, not pictures."""
     cache_dir: Path | None = None
     """Where finished pictures are kept; pictures/ in output_dir unless given."""
-    attacks: str = ""
+    attacks: Annotated[str, otherwise("none")] = ""
     """Attacks to run, with commas between them; `diffusers-erasure attack --help` names them."""
     budget: str = "quick"
     """Budget of each attack at 1x: quick, or published for that of its paper or code."""
@@ -68,13 +69,13 @@ class EvaluateArguments:
     """Attack only the first so many of the n prompts; all of them unless given."""
     attach: bool = False
     """Put report and grid into the artifact's folder too."""
-    device: str = ""
-    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
+    device: Device = ""
+    """where to compute: cuda, mps, cpu"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure evaluate`."""
-    arguments = tyro.cli(EvaluateArguments, args=list(argv), prog="diffusers-erasure evaluate")
+    arguments = read_flags(EvaluateArguments, argv, "diffusers-erasure evaluate")
     if arguments.attach and not Path(arguments.artifact).is_dir():
         raise ConfigError(
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "

@@ -17,8 +17,9 @@ from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from .console import say
-from .device import compute_device
+from .device import Device, compute_device
 from .drawing import choose_sampling, erased_twin, open_model, progress_display
+from .flags import read_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,13 +53,13 @@ class GenerateArguments:
     """Pictures drawn together; changes speed, not pictures."""
     cell: int = 192
     """Side of a picture in the PNG, in pixels."""
-    device: str = ""
-    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
+    device: Device = ""
+    """where to compute: cuda, mps, cpu"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure generate`."""
-    arguments = tyro.cli(GenerateArguments, args=list(argv), prog="diffusers-erasure generate")
+    arguments = read_flags(GenerateArguments, argv, "diffusers-erasure generate")
     _check(arguments)
     arguments = replace(arguments, device=compute_device(arguments.device))
     path = _write(arguments, _draw_rows(arguments))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -21,6 +21,7 @@ from diffusers_erasure.artifacts.manifest import BaseModelRef
 from diffusers_erasure.concepts import ConceptKind, resolve_concepts
 
 from . import console
+from .flags import read_flags
 from .inspect import size
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class ImportArguments:
     """A robust encoder, what its makers say of it, and the base that it was trained from."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER")]
     """folder or Hub id of the encoder"""
     concept: tyro.conf.UseAppendAction[tuple[str, ...]]
     """concept that it erases, as its makers say; give it once per concept"""
@@ -81,9 +82,7 @@ class ImportArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure import`."""
-    arguments = tyro.cli(
-        ImportArguments, args=list(argv), prog="diffusers-erasure import", description=__doc__
-    )
+    arguments = read_flags(ImportArguments, argv, "diffusers-erasure import", __doc__)
     from diffusers_erasure.artifacts.store import check_target, save_artifact
 
     check_target(arguments.output_dir, overwrite=arguments.overwrite)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +23,7 @@ from diffusers_erasure.artifacts.manifest import Manifest
 from diffusers_erasure.errors import EvaluationError, SignatureError
 
 from .console import CommandConsole, warn
+from .flags import read_flags
 from .opening import ArtifactSource
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure inspect`."""
     from diffusers_erasure.artifacts.files import file_records
 
-    source = tyro.cli(
-        InspectArguments, args=list(argv), prog="diffusers-erasure inspect", description=__doc__
-    )
+    source = read_flags(InspectArguments, argv, "diffusers-erasure inspect", __doc__)
     artifact = source.open()
     manifest, place = artifact.manifest, source.place(artifact.commit)
     files, signature = file_records(place, manifest), _signature(place)

@@ -6,6 +6,7 @@ The methods that can train one are listed by `diffusers-erasure train --help`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.markup import escape
@@ -16,6 +17,7 @@ from diffusers_erasure.embedded import EMBEDDED_MODEL_ID, erasures_folder
 from diffusers_erasure.errors import ArtifactError, ArtifactNotFoundError
 
 from .console import CommandConsole
+from .flags import read_flags
 from .inspect import size
 
 MAX_DEPTH = 6
@@ -25,13 +27,13 @@ MAX_DEPTH = 6
 class ListConfig:
     """Where to look."""
 
-    folder: tyro.conf.Positional[Path] = Path()
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = Path()
     """folder to look in, and below; `embedded`: what ships with the package"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure list`."""
-    config = tyro.cli(ListConfig, args=list(argv), prog="diffusers-erasure list", description=__doc__)
+    config = read_flags(ListConfig, argv, "diffusers-erasure list", __doc__)
     shipped = str(config.folder) == EMBEDDED_MODEL_ID
     folder = erasures_folder() if shipped else config.folder
     if not folder.is_dir():

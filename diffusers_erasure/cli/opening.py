@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -33,7 +33,7 @@ def results_folder(work: str, source: str, digest: str, suffix: str = "") -> Pat
 class ArtifactSource:
     """An artifact in a folder or on the Hub."""
 
-    artifact: tyro.conf.Positional[str]
+    artifact: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT")]
     """folder or Hub id of the artifact"""
     subfolder: str | None = None
     """folder inside of the repository"""

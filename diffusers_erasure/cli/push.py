@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -23,6 +23,7 @@ from diffusers_erasure.artifacts.manifest import MANIFEST_NAME
 from diffusers_erasure.errors import ArtifactNotFoundError
 
 from . import console
+from .flags import read_flags
 from .inspect import size
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ INDEX_FILE, CONFIG_FILE = "model_index.json", "config.json"
 class PushArguments:
     """What to push, and where to."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """folder of an artifact, a robust text encoder, or a pipeline that was saved erased"""
-    repo_id: tyro.conf.Positional[str]
+    repo_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPO_ID")]
     """organisation/name; made if it does not exist"""
     private: bool = False
     """a new repository is private; an existing public one is refused"""
@@ -77,7 +78,7 @@ class PushArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure push`."""
-    arguments = tyro.cli(PushArguments, args=list(argv), prog="diffusers-erasure push", description=__doc__)
+    arguments = read_flags(PushArguments, argv, "diffusers-erasure push", __doc__)
     options = arguments.options()
     plan = plan_of(arguments.folder.expanduser(), arguments.repo_id, options)
     _show_plan(plan)

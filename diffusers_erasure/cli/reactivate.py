@@ -18,8 +18,9 @@ from diffusers_erasure.errors import ConfigError
 
 from .attacking import Scene, asked_prompts
 from .console import note, out, say
-from .device import compute_device
+from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
+from .flags import otherwise, read_flags
 from .opening import results_folder
 
 if TYPE_CHECKING:
@@ -37,18 +38,17 @@ EXIT_INVALID = 1
 class ReactivateArguments:
     """Measure what brings an erased concept back."""
 
-    artifact: tyro.conf.Positional[str]
+    artifact: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT")]
     """Folder or Hub id of the artifact."""
     preset: Literal["quick", "full"] = "quick"
     """quick: 20 pictures per item, fine-tuning for 10 and 100 steps on 16 pictures, concept inversion (if
     asked for) of 300 steps; full: 100 pictures, 10, 100 and 1,000 steps on 64 pictures, 5,000 steps."""
-    items: str = ""
-    """Items to try, with commas between them; families such as lora or img2img are several. All but concept
-    inversion unless given."""
-    with_: Annotated[str, tyro.conf.arg(name="with")] = ""
+    items: Annotated[str, otherwise("all but concept inversion")] = ""
+    """Items to try, with commas between them; families such as lora or img2img are several."""
+    with_: Annotated[str, tyro.conf.arg(name="with", help_behavior_hint="(default: none)")] = ""
     """Items beside the others: concept-inversion, which is run if no report of it lies there."""
-    steps: str = ""
-    """Steps of fine-tuning after which pictures are drawn, such as 10,100,1000; the preset's unless given."""
+    steps: Annotated[str, otherwise("the preset's")] = ""
+    """Steps of fine-tuning after which pictures are drawn, such as 10,100,1000."""
     n: int | None = None
     """Pictures per item; the preset's unless given."""
     output_dir: Path | None = None
@@ -86,15 +86,13 @@ class ReactivateArguments:
     """Pictures drawn together; changes speed, not pictures."""
     attach: bool = False
     """Put report and picture into the artifact's folder too."""
-    device: str = ""
-    """where to compute: cuda, mps, cpu; the machine's accelerator, if it has one, unless given"""
+    device: Device = ""
+    """where to compute: cuda, mps, cpu"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure reactivate`."""
-    arguments = tyro.cli(
-        ReactivateArguments, args=list(argv), prog="diffusers-erasure reactivate", use_underscores=True
-    )
+    arguments = read_flags(ReactivateArguments, argv, "diffusers-erasure reactivate")
     if arguments.attach and not Path(arguments.artifact).is_dir():
         raise ConfigError(
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "

@@ -18,12 +18,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from diffusers_erasure.errors import ConfigError
 
 from . import console
+from .flags import read_flags
 
 PASSPHRASE = "DIFFUSERS_ERASURE_PASSPHRASE"
 
@@ -32,7 +34,7 @@ PASSPHRASE = "DIFFUSERS_ERASURE_PASSPHRASE"
 class SignArguments:
     """Sign an artifact, or make keys."""
 
-    artifact: tyro.conf.Positional[Path | None] = None
+    artifact: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[ARTIFACT]")] = None
     """folder of the artifact"""
     key: Path | None = None
     """private key to sign with, a PEM file"""
@@ -40,13 +42,13 @@ class SignArguments:
     """number of this release, such as 2 or 1.4; the time of signing unless given"""
     new_key: Path | None = None
     """make a pair of keys: the private one in this file, the public one beside it"""
-    no_passphrase: bool = False
+    no_passphrase: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """with --new_key: leave the private key unencrypted"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure sign`."""
-    arguments = tyro.cli(SignArguments, args=list(argv), prog="diffusers-erasure sign", description=__doc__)
+    arguments = read_flags(SignArguments, argv, "diffusers-erasure sign", __doc__)
     if arguments.new_key is not None:
         if arguments.artifact is not None or arguments.key is not None:
             raise ConfigError(

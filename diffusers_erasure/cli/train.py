@@ -31,6 +31,7 @@ from diffusers_erasure.training.settings import TrainingSettings
 from diffusers_erasure.training.stopping import TrainingStopped
 
 from . import console, train_push
+from .flags import read_known_flags
 
 PROGRAM = "diffusers-erasure train"
 DECIDES = ("preset", "pretrained_model_name_or_path", "concept_kind")
@@ -81,13 +82,11 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
     alone = {name: next(iter(_told(argv, name)), None) for name in DECIDES}
     chosen = spec.config.with_preset({**alone, "concept": _told(argv, "concept")})
     try:
-        config, unknown = tyro.cli(
+        config, unknown = read_known_flags(
             chosen,
-            prog=f"{PROGRAM} {spec.name}",
+            argv,
+            f"{PROGRAM} {spec.name}",
             description=f"{spec.summary}.",
-            args=list(argv),
-            use_underscores=True,
-            return_unknown_args=True,
             config=(tyro.conf.UseAppendAction, tyro.conf.EnumChoicesFromValues),
         )
     except SystemExit as stop:

@@ -36,6 +36,7 @@ from diffusers_erasure.errors import (
 )
 
 from . import console
+from .flags import read_flags
 from .opening import ArtifactSource
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Check:
 
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure verify`."""
-    config = tyro.cli(VerifyConfig, args=list(argv), prog="diffusers-erasure verify", description=__doc__)
+    config = read_flags(VerifyConfig, argv, "diffusers-erasure verify", __doc__)
     if config.min_version is not None and config.key is None:
         raise ConfigError(
             f"--min_version {config.min_version} without --key; expected the key, since the version stands "
