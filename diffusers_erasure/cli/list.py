@@ -18,9 +18,11 @@ from diffusers_erasure.errors import ArtifactError, ArtifactNotFoundError
 
 from .console import CommandConsole
 from .flags import read_flags
-from .inspect import size
 
 MAX_DEPTH = 6
+CONCEPTS_WIDTH = 40
+WIDEST = 2**16
+"""Columns that a line may take; the terminal breaks it where it has fewer."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,19 @@ def main(argv: Sequence[str]) -> int:
             f"there is no folder {folder}; expected one that holds artifacts; give its path"
         )
     console = CommandConsole()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("folder", no_wrap=True)  # it is typed elsewhere, so it is shown whole
-    for heading in ("method", "concepts", "components", "size", "evaluated", "digest"):
-        table.add_column(heading, overflow="fold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for heading in ("folder", "method", "concepts", "components", "evaluated", "digest"):
+        # words are typed elsewhere, so they are shown whole; only a long list of concepts takes more lines
+        many = heading == "concepts"
+        table.add_column(
+            heading, no_wrap=not many, overflow="fold", max_width=CONCEPTS_WIDTH if many else None
+        )
     for path in sorted(find_manifests(folder)):
         name = str(path.parent.relative_to(folder))
         table.add_row(*map(escape, _row(f"{EMBEDDED_MODEL_ID}/{name}" if shipped else name, path)))
     if table.row_count:
-        console.print(table)
+        needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        CommandConsole(width=max(console.width, needed)).print(table)
     else:
         console.print(
             f"no artifacts in {config.folder}; `diffusers-erasure train --help` lists the methods to make one"
@@ -71,16 +77,14 @@ def _row(where: str, path: Path) -> tuple[str, ...]:
     try:
         manifest = _read(path)
     except ArtifactError as error:
-        return (where, f"unreadable: {type(error).__name__}", "", "", "", "", "")
-    specs = manifest.components.values()
+        return (where, f"unreadable: {type(error).__name__}", "", "", "", "")
     return (
         where,
         manifest.method,
         ", ".join(manifest.concept_names),
         ", ".join(manifest.components),
-        size(sum(tensor.num_bytes for spec in specs for tensor in spec.tensors)),
         "yes" if manifest.evaluation else "no",
-        manifest.digest[:12],
+        manifest.digest[:8],
     )
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.artifacts.store import attach_file
 from diffusers_erasure.cli.main import main
+from diffusers_erasure.embedded import embedded_erasures
 from tests.unit.artifacts.tampering import WEIGHTS, change_bytes
 
 
@@ -69,6 +71,29 @@ def test_what_cannot_be_reached_has_not_failed(
 def test_verify_on_its_base(folder: Path, tiny_pipe_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(folder), "--pretrained_model_name_or_path", str(tiny_pipe_folder)]) == 0
     assert "verified" in capsys.readouterr().out
+
+
+def test_list_shows_words_whole(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list", "embedded"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (found,) = (line.split() for line in lines if "church-advunlearn" in line)
+    assert found[:-1] == ["embedded/church-advunlearn", "advunlearn", "church", "text_encoder", "yes"]
+    shipped = embedded_erasures()["embedded/church-advunlearn"]
+    assert found[-1] == load_artifact(shipped).digest[:8]
+
+
+def test_list_shows_a_long_folder_and_all_beside_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = folder.rename(folder.parent / ("church-" * 12))
+    assert main(["list", str(folder.parent)]) == 0
+    (found,) = (line.split() for line in capsys.readouterr().out.splitlines() if "church-church" in line)
+    assert (found[0], found[-1]) == (long.name, load_artifact(long).digest[:8])
 
 
 def test_list_finds_artifacts_below(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
