@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from . import console
+from .attack_help import show_attacks
 from .attacking import Asked, Scene, asked_prompts, open_scene, parse_shard, with_base
 from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
@@ -45,7 +45,7 @@ class AttackArguments:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Artifact, pipeline that was saved erased, or any other pipeline: a folder or Hub id."""
     attack: str = "unlearndiffatk"
-    """Which attack; `--help` lists them, and its own settings are flags too."""
+    """Which attack; `--help` lists them. Its settings are flags too: `--attack NAME --help` lists these."""
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Concept to bring back; what the erasure names unless given."""
     concept_kind: ConceptKind | None = None
@@ -59,7 +59,8 @@ class AttackArguments:
     batch_size: int = 16
     """Prompts attacked together, and pictures drawn together."""
     prompts: Path | None = None
-    """csv, jsonl or txt with your own prompts to attack; a replay draws just these."""
+    """Your own prompts to attack; a replay draws just these. A csv or jsonl file with columns prompt and, if
+    wanted, seed and guidance; or txt, one prompt a line."""
     luck: bool = False
     """Run random tokens and other seeds too, with as many judged pictures: what luck alone finds."""
     shard: Annotated[str, otherwise("all of it")] = ""
@@ -85,33 +86,17 @@ class AttackArguments:
 def main(argv: Sequence[str]) -> int:
     """Run `diffusers-erasure attack`."""
     if any(flag in ("-h", "--help") for flag in argv):
-        return _help(argv)
+        # tyro ends the program once it has printed its help; there is more to say.
+        with suppress(SystemExit):
+            read_flags(AttackArguments, ["--help"], PROGRAM)
+        show_attacks(argv, besides=tuple(AttackArguments.__dataclass_fields__))
+        return 0
     arguments, rest = read_known_flags(AttackArguments, argv, PROGRAM)
     spec, config = parse_config(arguments, rest)
     shard = parse_shard(arguments.shard, dict(os.environ))
     arguments = replace(arguments, device=compute_device(arguments.device))
     run = AttackCommand(arguments, spec, config, shard)
     return run.go()
-
-
-def _help(argv: Sequence[str]) -> int:
-    """The command's own flags, the attacks, and the flags of the one that was named."""
-    from diffusers_erasure.attacks import attack_named, attacks
-
-    # tyro ends the program once it has printed its help; there is more to say.
-    with suppress(SystemExit):
-        read_flags(AttackArguments, ["--help"], PROGRAM)
-    rows = [(spec.name, spec.access, spec.summary) for spec in attacks().values()]
-    console.show_table(("attack", "access", "what it does"), rows, title="attacks:")
-    named = [after for flag, after in pairwise(argv) if flag == "--attack"]
-    if named:
-        spec = attack_named(named[-1])
-        fields = [
-            (f"--{name}", info.get_default(), info.description or "")
-            for name, info in spec.config.model_fields.items()
-        ]
-        console.show_table(("flag", "published", "meaning"), fields, title=f"\nsettings of {spec.name}:")
-    return 0
 
 
 def parse_config(arguments: AttackArguments, rest: Sequence[str]) -> tuple[AttackSpec, AttackConfig]:

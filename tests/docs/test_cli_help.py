@@ -57,6 +57,20 @@ def test_both_spellings_of_a_flag_are_accepted(flag: str, capsys: pytest.Capture
     assert "--batch_size 0 show nothing" in capsys.readouterr().err
 
 
+def test_attack_help_names_the_settings_under_both_budgets(capsys: pytest.CaptureFixture[str]) -> None:
+    page = page_of(["attack"], capsys)
+    assert "`diffusers-erasure attack --attack NAME --help` lists the settings of an attack" in page
+    assert "columns prompt and" in " ".join(page.split())
+    page = page_of(["attack", "--attack=p4d"], capsys)
+    assert re.search(r"--steps +60 +3000 ", page)
+    assert "--batch_size" not in page.partition("settings of p4d")[2]
+
+
+def test_the_help_of_no_attack_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attack", "--attack", "p5d", "--help"]) == 2
+    assert "did you mean 'p4d'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_an_unknown_option_is_refused(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     try:
