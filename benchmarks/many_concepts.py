@@ -175,10 +175,10 @@ def summary_numbers(log: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name in NUMBERS:
-        match = re.search(rf"^\s*{name}\s+([-+.\de]+)\s*$", log, re.MULTILINE)
+        match = re.search(rf"^\s*{name}\s+([-+.\de]+)(?:\s*| (%) of .*)$", log, re.MULTILINE)
         if match is None:
             raise ValueError(f"a training's summary has no line {name!r}; expected one; read its log")
-        found[name] = float(match[1])
+        found[name] = float(match[1]) / 100 if match[2] else float(match[1])
     return found
 
 

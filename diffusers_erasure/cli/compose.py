@@ -18,6 +18,7 @@ import tyro
 from . import console
 from .flags import otherwise, read_flags
 from .inspect import size
+from .training_numbers import shown_numbers
 
 if TYPE_CHECKING:
     from diffusers_erasure.artifacts.artifact import Artifact
@@ -121,7 +122,7 @@ def _summarise(
             "concepts": ", ".join(
                 f"{concept.name} → {concept.anchor or '(nothing)'}" for concept in artifact.manifest.concepts
             ),
-            **{name: f"{value:.4g}" for name, value in numbers.items()},
+            **shown_numbers(numbers),
             "saved": f"{folder} ({size(written)})",
         }
     )

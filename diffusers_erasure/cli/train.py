@@ -32,6 +32,7 @@ from diffusers_erasure.training.stopping import TrainingStopped
 
 from . import console, train_push
 from .flags import read_known_flags
+from .training_numbers import shown_numbers
 
 PROGRAM = "diffusers-erasure train"
 DECIDES = ("preset", "pretrained_model_name_or_path", "concept_kind")
@@ -231,7 +232,7 @@ def _summarise(
             for concept in config.concepts.leaves
         ),
     }
-    facts.update({name: f"{value:.4g}" for name, value in numbers.items()})
+    facts.update(shown_numbers(numbers))
     part = f" since it was resumed at step {since}" if since else ""
     facts["seconds"] = f"{seconds:.2f}{part}"
     facts["UNet evaluations"] = f"{OF_PROCESS.forward}{part}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_it_writes_an_artifact_and_says_what_came_of_it(
     shown = capsys.readouterr().out
     for word in ("dog → cat", "missing change", "seconds", "saved"):
         assert word in shown
+    assert re.search(r"retained states +\d+ *$", shown, re.MULTILINE)
+    assert re.search(r"missing change +[\d.e-]+ % of what the mapped states were to change", shown)
 
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
