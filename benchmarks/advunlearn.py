@@ -1,6 +1,6 @@
 """What an iteration of AdvUnlearn costs: the authors' schedule of evaluations as a literal loop, and ours.
 
-    python benchmarks/advunlearn.py --iterations 20 --literal-iterations 2
+    python -m benchmarks.advunlearn --iterations 20 --literal-iterations 2
 
 Both train the text encoder of the embedded pipeline at the paper's defaults (arXiv:2405.15234: K = 30 steps
 of the adversary, 5 retain prompts, 50 sampling steps). The literal loop samples a trajectory anew for every

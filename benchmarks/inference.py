@@ -3,7 +3,7 @@
 Both pipelines hold the *same* weights and are called in pairs, in alternating order, so that whatever else
 the machine does falls on both; the figure is the median of the ratios. Target: at most 1.01.
 
-    python benchmarks/inference.py --pairs 200
+    python -m benchmarks.inference --pairs 200
 
 Random weights do: time does not depend on what is drawn. `--width` sets the size; the smaller the model, the
 larger the share of the guard, so that a small one is the hard case.

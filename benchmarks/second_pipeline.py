@@ -1,6 +1,6 @@
 """A second pipeline of the embedded one's architecture: its UNet, trained further on a few styles.
 
-    python benchmarks/second_pipeline.py --work_dir runs/embedded --output_dir runs/second
+    python -m benchmarks.second_pipeline --work_dir runs/embedded --output_dir runs/second
 
 Like a community checkpoint it has a look of its own: it goes on with the project's own recipe, on pictures of
 the chosen styles only, so that a plain prompt is drawn in that look. Text encoder, VAE and tokenizer stay.

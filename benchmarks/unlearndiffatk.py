@@ -1,6 +1,6 @@
 """What UnlearnDiffAtk costs per prompt: a literal loop over prompts, and ours, with the same budget.
 
-    python benchmarks/unlearndiffatk.py --prompts 8 --timesteps 2 --iterations 40
+    python -m benchmarks.unlearndiffatk --prompts 8 --timesteps 2 --iterations 40
 
 The literal loop follows the paper (arXiv:2310.11868) one prompt at a time: a one-hot choice with a
 straight-through gradient, `torch.optim.Adam`, projection onto the simplex by bisection, and one picture by
