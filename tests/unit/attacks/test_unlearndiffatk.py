@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffusers_erasure.attacks import AttackedPrompt, attack_named, simplex, unlearndiffatk
+from diffusers_erasure.attacks import AttackedPrompt, attack_named, reading, simplex, unlearndiffatk
 from diffusers_erasure.attacks.fitting import free_prompt, typed
 from diffusers_erasure.attacks.target_picture import target_latents
 from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
@@ -168,7 +168,7 @@ def test_ids_may_be_judged_as_they_are(make_target: Target) -> None:
 
 def test_ids_that_are_a_text_are_judged_once(make_target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn for the typed text would be the same picture."""
-    monkeypatch.setattr(unlearndiffatk, "typed", lambda _, ids: ("a dog", tuple(ids)))
+    monkeypatch.setattr(reading, "typed", lambda _, ids: ("a dog", tuple(ids)))
     target = make_target(judge=After(1))
     outcome = run(target, ITEMS[:1], read="ids", timesteps=1)[0]
     assert (outcome.success, outcome.text_survives, outcome.round_trip) == (True, True, True)
