@@ -50,7 +50,8 @@ def claimed(folder: Path) -> Iterator[int | None]:
                 if error.errno not in _NO_LOCKS:
                     raise
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield descriptor
     finally:
         os.close(descriptor)
