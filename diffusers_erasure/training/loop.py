@@ -26,7 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
+from accelerate.state import AcceleratorState, GradientState, PartialState  # type: ignore[import-untyped]
 from accelerate.utils import ProjectConfiguration  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
@@ -124,7 +124,7 @@ def _train(task: TrainingTask, settings: TrainingSettings, callbacks: Sequence[C
     watchers = [*callbacks]
     if settings.divergence_factor is not None:
         watchers.append(StopOnDivergence(settings.divergence_factor))
-    with _accelerator(task, settings) as accelerator, torch.random.fork_rng(), stop_signals() as asked:
+    with _accelerator(task, settings) as accelerator, _generators_left(task), stop_signals() as asked:
         run = _Run(task, settings, watchers, accelerator)
         run.resume()
         with run.tracking():
@@ -143,14 +143,14 @@ def _train(task: TrainingTask, settings: TrainingSettings, callbacks: Sequence[C
 @contextmanager
 def _accelerator(task: TrainingTask, settings: TrainingSettings) -> Iterator[Accelerator]:
     """An accelerator for the task's device; accelerate's process-wide state is left as it was found."""
-    device = next(iter(task.parameters().values())).device if task.parameters() else torch.device("cpu")
-    known = bool(AcceleratorState._shared_state)
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in shared]
     folder = settings.log_folder
     try:
         accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            cpu=device.type == "cpu",
+            cpu=_device(task).type == "cpu",
             project_config=ProjectConfiguration(
                 project_dir=str(folder) if folder else None, logging_dir=str(folder) if folder else None
             ),
@@ -158,18 +158,59 @@ def _accelerator(task: TrainingTask, settings: TrainingSettings) -> Iterator[Acc
         with _tf32(settings.allow_tf32):
             yield accelerator
     finally:
-        if not known:
-            AcceleratorState._reset_state()
+        for state, found in zip(shared, before, strict=True):
+            state.clear()  # in place: its objects share this dict
+            state.update(found)
+
+
+def _device(task: TrainingTask) -> torch.device:
+    return next((parameter.device for parameter in task.parameters().values()), torch.device("cpu"))
+
+
+def _global_generators(task: TrainingTask) -> list[torch.Generator]:
+    """Where dropout draws from: the CPU's generator and that of the task's device.
+
+    `torch.manual_seed` would reach those of all devices, which others may be using.
+    """
+    device, found = _device(task), [torch.default_generator]
+    if device.type == "mps":
+        found.append(torch.mps._get_default_mps_generator())
+    elif device.type != "cpu":
+        found.append(torch.get_device_module(device.type).default_generators[device.index])
+    return found
+
+
+@contextmanager
+def _generators_left(task: TrainingTask) -> Iterator[None]:
+    """Leave the generators that the run seeds as they were found."""
+    before = [(generator, generator.get_state()) for generator in _global_generators(task)]
+    try:
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
 
 
 @contextmanager
 def _tf32(allow: bool) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allow or before
+    """TensorFloat-32 for matrix products on CUDA, where it is wanted and not on already.
+
+    Torch has an old and a new setting, and refuses to read the old one where the two disagree. So the new one
+    is read, and the old one written, which sets both.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    if not allow or before == "tf32":
+        yield
+        return
+    matmul.allow_tf32 = True
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        matmul.allow_tf32 = False
+        matmul.fp32_precision = "none"  # takes after torch.backends.fp32_precision, as it may have before
+        if matmul.fp32_precision != before:
+            matmul.fp32_precision = before
 
 
 class _Run:
@@ -184,6 +225,7 @@ class _Run:
     ) -> None:
         self.task, self.settings, self.accelerator = task, settings, accelerator
         self.callbacks = callbacks
+        self.generators = _global_generators(task)
         self.optimizer = Optimizer(task.parameters(), settings, accelerator)
         folder = settings.run_folder
         self.folder = CheckpointFolder(folder, settings.checkpoints_total_limit) if folder else None
@@ -291,7 +333,8 @@ class _Run:
         for turn in range(settings.gradient_accumulation_steps):
             first = (turn * here.num_processes + here.process_index) * settings.train_batch_size
             draws = StepDraws.at(settings.seed, self.done, batch=settings.train_batch_size, first=first)
-            torch.manual_seed(derived_seed(settings.seed, self.done, "dropout", first))
+            for generator in self.generators:
+                generator.manual_seed(derived_seed(settings.seed, self.done, "dropout", first))
             with here.autocast():
                 losses = self.task.losses(draws)
             here.backward(losses[TOTAL])

@@ -207,7 +207,7 @@ def _module() -> ModuleType:
         "manual_seed_all": lambda _seed: None,
         "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
     }
-    vars(found).update(answers)
+    vars(found).update(answers, default_generators=(torch.Generator(),))
     return found
 
 
