@@ -65,7 +65,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """Give the block an empty folder to fill, which gets its own name at the end.
 
     A folder that is there is exchanged in one system call where the platform has it. Elsewhere it is moved
-    aside first, as `.<name>.replaced-...`, and moved back if its place cannot be taken.
+    aside first, as `.<name>.replaced-...`, and moved back if its place cannot be taken. What was filled is
+    kept then, and the error says where it lies.
 
     Args:
         target: Its place; a folder that is there is replaced, with all that it holds, unless the block
@@ -76,14 +77,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = _sibling(target, PARTIAL)
+    filled = False
     try:
         draft.mkdir()
         yield draft
         for path in (*draft.rglob("*"), draft):
             sync(path)
-        _put_in_place(draft, target)
+        filled = True
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if not filled:
+            shutil.rmtree(draft, ignore_errors=True)
+    _put_in_place(draft, target)
 
 
 def remove_whole(folder: Path) -> None:
@@ -142,18 +146,44 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def _put_in_place(draft: Path, target: Path) -> None:
-    if not target.exists() or not any(target.iterdir()):
+    try:
+        aside = _take_place(draft, target)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{target} cannot be taken ({error.strerror}); expected a free place, or a folder that can "
+            f"be moved; what was to lie there is whole: move it from {draft}",
+        ) from error
+    if aside == draft:
+        shutil.rmtree(draft, ignore_errors=True)
+    elif aside is not None:
+        shutil.rmtree(aside)
+    sync(target.parent)
+
+
+def _take_place(draft: Path, target: Path) -> Path | None:
+    """Give a filled folder its name; where that which had the name lies now."""
+    if not target.exists():
         draft.replace(target)
-    elif not exchange(draft, target):
-        aside = _sibling(target, REPLACED)
-        target.replace(aside)
+        return None
+    if not any(target.iterdir()):
+        target.rmdir()  # Windows replaces no folder, not even an empty one
         try:
             draft.replace(target)
         except OSError:
-            aside.replace(target)
+            target.mkdir()
             raise
-        shutil.rmtree(aside)
-    sync(target.parent)
+        return None
+    if exchange(draft, target):
+        return draft
+    aside = _sibling(target, REPLACED)
+    target.replace(aside)
+    try:
+        draft.replace(target)
+    except OSError:
+        aside.replace(target)
+        raise
+    return aside
 
 
 def _sibling(path: Path, kind: str) -> Path:

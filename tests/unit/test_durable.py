@@ -102,10 +102,50 @@ def test_a_folder_moved_aside_is_moved_back(tmp_path: Path, monkeypatch: pytest.
         return honest(path, to)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OSError, match="Permission"), whole_folder(target) as draft:
+    with pytest.raises(PermissionError, match="Permission") as caught, whole_folder(target) as draft:
         (draft / "content").write_text("new", encoding="utf-8")
     assert (target / "content").read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == [draft.name, "folder"]
+    assert (draft / "content").read_text(encoding="utf-8") == "new"
+    assert f"move it from {draft}" in str(caught.value)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder is exchanged with another, nor replaced, even if it is empty."""
+    monkeypatch.setattr(durable, "exchange", lambda first, second: False)
+    honest = Path.replace
+
+    def replace(path: Path, to: Path) -> Path:
+        if path.is_dir() and to.is_dir():
+            raise PermissionError(13, "Access is denied", str(path), None, str(to))
+        return honest(path, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.usefixtures("windows")
+def test_an_empty_folder_is_replaced_on_windows(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    for text in ("first", "second"):
+        with whole_folder(target) as draft:
+            (draft / text).touch()
+        assert names(target) == [text]
     assert names(tmp_path) == ["folder"]
+
+
+def test_what_cannot_take_an_empty_folders_place_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    monkeypatch.setattr(Path, "replace", _no_space)
+    with pytest.raises(OSError, match="No space") as caught, whole_folder(target) as draft:
+        (draft / "content").write_text("new", encoding="utf-8")
+    assert (draft / "content").read_text(encoding="utf-8") == "new"
+    assert str(draft) in str(caught.value)
+    assert names(target) == []
 
 
 def test_removing_hides_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
