@@ -41,6 +41,8 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 FAILED = "failed"
 POLL = 0.2
 """Seconds between looks at a command that is running."""
+SHARED_CONSOLE = os.name == "nt"
+"""Whether Ctrl-C reaches the commands without our help, and no signal but SIGTERM, which ends them, can."""
 GUESSED = 150.0
 """Seconds that a step is thought to take as long as none of its name is finished."""
 
@@ -101,7 +103,8 @@ class Runner:
         """Ask the running commands to stop, and begin no other."""
         self._asked = number
         for child in tuple(self._children):
-            child.send_signal(number)
+            if not (SHARED_CONSOLE and number == signal.SIGINT):  # else it has heard Ctrl-C itself
+                child.send_signal(number)
 
     def seconds_left(self) -> float:
         """Wall seconds that the missing steps will take, from what steps of the same name took."""
@@ -172,7 +175,7 @@ class Runner:
             )
             self._children.add(child)
             if self._asked:
-                child.send_signal(self._asked)
+                child.send_signal(signal.SIGTERM if SHARED_CONSOLE else self._asked)
             while child.poll() is None:
                 time.sleep(POLL)
             self._children.discard(child)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_erasure.benchmark import running
 from diffusers_erasure.benchmark.cells import Cell
 from diffusers_erasure.benchmark.running import Runner, spread
 from diffusers_erasure.benchmark.variants import BY_SLUG
@@ -187,3 +188,32 @@ def test_time_left_is_told_from_steps_of_the_same_name(tmp_path: Path) -> None:
     train.done.parent.mkdir(parents=True)
     train.done.write_text("{}")
     assert Runner([done, missing], lambda _: None, jobs=2).seconds_left() == pytest.approx(15)
+
+
+def test_windows_hands_ctrl_c_to_the_commands_itself(
+    tmp_path: Path, program: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, no SIGINT can be sent: whoever shares the console hears Ctrl-C. Here, the command just ends."""
+
+    class WindowsPopen(subprocess.Popen[bytes]):
+        def send_signal(self, sig: int) -> None:
+            if sig != signal.SIGTERM:
+                raise ValueError(f"Unsupported signal: {sig}")
+            super().send_signal(sig)
+
+    monkeypatch.setattr(running, "SHARED_CONSOLE", True)
+    monkeypatch.setattr(subprocess, "Popen", WindowsPopen)
+    (tmp_path / "seconds").write_text("1")
+
+    def ask() -> None:
+        while not began(tmp_path):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=ask, daemon=True).start()
+    (cell,) = cells(tmp_path, "uce")
+    runner = Runner([cell], lambda _: None, program)
+    assert runner.run() == signal.SIGINT
+    assert began(tmp_path) == ["uce-0 train"]
+    assert [step.finished for step in cell.steps()] == [True, False, False, False]
+    assert not runner.failures
