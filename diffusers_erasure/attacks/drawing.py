@@ -70,7 +70,7 @@ class Drawing:
         Raises:
             NotFiniteError: A picture is not finite: a broken model, which is not an erased one.
         """
-        with torch.inference_mode():
+        with torch.no_grad():  # what a pipeline moves to its device here must stay trainable
             images = self.pipe(
                 prompt_embeds=states.detach(),
                 negative_prompt_embeds=unconditional.detach().expand_as(states),

@@ -181,7 +181,7 @@ def _in_order(images: Mapping[int, Tensor], faults: Mapping[int, str], count: in
 def _draw_batch(pipe: Any, prompts: list[str], seeds: list[int], sampling: Sampling) -> Drawings:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # what a pipeline moves to its device here must stay trainable
             images = pipe(
                 prompt=prompts,
                 generator=generators,

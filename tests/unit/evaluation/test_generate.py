@@ -187,3 +187,18 @@ def test_a_kept_picture_that_is_damaged_is_drawn_again(
     assert torch.equal(drawn.images, again.images)
     assert "drawn again" in caplog.text
     assert torch.equal(cache.read("dog", 1), drawn.images[0])
+
+
+def test_what_moves_while_it_draws_stays_trainable(tiny_pipe: StableDiffusionPipeline) -> None:
+    """As `enable_model_cpu_offload` moves a part just before it is used."""
+
+    def move(unet: torch.nn.Module, *_: object) -> None:
+        unet.double().float()
+
+    with tiny_pipe.unet.register_forward_pre_hook(move):
+        draw(tiny_pipe, ["dog"], [1], sampling=SAMPLING)
+    loss = tiny_pipe.unet(
+        torch.randn(1, 4, 8, 8), 1, torch.randn(1, 7, tiny_pipe.unet.config.cross_attention_dim)
+    )
+    loss.sample.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in tiny_pipe.unet.parameters())
