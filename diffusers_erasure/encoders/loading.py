@@ -57,7 +57,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
 }
 IDLE_OPTIONS: Mapping[str, tuple[object, ...]] = {
-    "device_map": (None,),
     "max_memory": (None,),
     "offload_folder": (None,),
     "offload_state_dict": (None, False),
@@ -120,8 +119,9 @@ def load_encoder(
         dtype: Floating dtype or its name; "auto" for the stored one. With None an artifact is applied in
             float32, as it was trained, and a whole encoder stays as it is stored.
         base: Base encoder for an artifact.
-        options: Further loader arguments; only idle values are accepted.
+        options: Further loader arguments; only idle values are accepted, and one device as `device_map`.
     """
+    device = _placed_on(options or {})
     _check_options(options or {})
     wanted = _floating_dtype(dtype)
     if request.attn_implementation not in (None, *ATTENTION):
@@ -150,7 +150,8 @@ def load_encoder(
         )
     else:
         loaded = _load_whole(stock_class, source, request)
-    return loaded if wanted is None else replace(loaded, encoder=loaded.encoder.to(wanted))
+    encoder = loaded.encoder if wanted is None else loaded.encoder.to(wanted)
+    return replace(loaded, encoder=encoder if device is None else encoder.to(device))
 
 
 def build_encoder(
@@ -332,8 +333,29 @@ def _floating_dtype(dtype: object) -> torch.dtype | None:
     return found
 
 
+def _placed_on(options: Mapping[str, object]) -> torch.device | None:
+    """The one device that `device_map` names; None if it names none."""
+    asked = options.get("device_map")
+    place: Any = asked[""] if isinstance(asked, Mapping) and set(asked) == {""} else asked
+    if asked is None:
+        return None
+    try:
+        found = torch.device(place)
+    except (RuntimeError, TypeError):  # "auto", "disk", or not what names a device at all
+        found = torch.device("meta")
+    if found.type == "meta":
+        raise ConfigError(
+            f"device_map={asked!r} names no device that holds a whole encoder; expected one, such as "
+            '"cuda", torch.device("cuda:1") or {"": 0}, since an erased encoder is not spread; name one, or '
+            "leave it out"
+        )
+    return found
+
+
 def _check_options(options: Mapping[str, object]) -> None:
     for name, value in options.items():
+        if name == "device_map":
+            continue
         if name not in IDLE_OPTIONS:
             raise ConfigError(
                 f"from_pretrained got an unknown argument {name}={value!r}; loading is strict and takes no "

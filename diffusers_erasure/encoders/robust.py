@@ -94,7 +94,7 @@ class _ErasedTextModel(_ModelBase):  # type: ignore[no-untyped-call]
             allow_unverified: Accept an encoder that nothing verifies; warns, and `erasure` says so.
             trusted_key: Public key, or `Trust`, that an artifact must be signed with; a whole encoder carries
                 no signature and is refused then.
-            loader_options: What diffusers passes to every component's loader, at its default.
+            loader_options: What diffusers passes to every loader, at its default; `device_map` of one device.
 
         Raises:
             ArtifactError: One of the kinds below it says what is wrong with the files.

@@ -24,6 +24,7 @@ from diffusers_erasure.errors import (
     ConfigError,
     UnverifiedArtifactError,
 )
+from tests.device.second_device import second_device
 
 ERASURE = {"method": "advunlearn", "concepts": ["church"], "base_model": "embedded"}
 Tensors = dict[str, Tensor]
@@ -288,6 +289,9 @@ def test_wrong_places_are_named(folder: Path, tmp_path: Path) -> None:
         {"trust_remote_code": True},
         {"use_safetensors": False},
         {"device_map": "auto"},
+        {"device_map": "meta"},
+        {"device_map": {"": "disk"}},
+        {"device_map": {"text_model": "cpu"}},
         {"dtype": "int8"},
         {"attn_implementation": "owner/kernel"},
         {"base": "somewhere"},
@@ -341,3 +345,17 @@ def test_saving_that_fails_leaves_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
     encoder.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("place", ["cpu", torch.device("cpu"), {"": "cpu"}, None], ids=str)
+def test_one_device_is_taken(folder: Path, place: Any) -> None:
+    encoder = RobustEncoder.from_pretrained(folder, device_map=place)
+    assert {parameter.device.type for parameter in encoder.parameters()} == {"cpu"}
+    assert encoder.erasure.verified
+
+
+def test_it_goes_to_the_device_that_is_asked_for(folder: Path) -> None:
+    with second_device() as device:
+        encoder = RobustEncoder.from_pretrained(folder, device_map={"": device})
+        assert {parameter.device for parameter in encoder.parameters()} == {device}
+        assert encoder.erasure.verified

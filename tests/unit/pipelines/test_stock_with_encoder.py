@@ -49,3 +49,12 @@ def test_another_encoder_in_its_place_is_refused(tiny_pipe_folder: Path, saved: 
     with pytest.raises(ErasureRequiredError, match="is not erased"):
         ErasedStableDiffusionPipeline.from_pretrained(saved, text_encoder=plain)
     ErasedStableDiffusionPipeline.from_pretrained(saved, text_encoder=plain, require_erasure=False)
+
+
+def test_the_stock_class_opens_it_on_one_device(
+    tiny_pipe: StableDiffusionPipeline, saved: Path, draw: Draw
+) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(saved, device_map="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    assert isinstance(pipe.text_encoder, RobustEncoder)
+    assert torch.equal(draw(pipe, "dog"), draw(tiny_pipe, "dog"))
