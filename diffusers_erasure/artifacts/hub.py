@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -105,6 +105,7 @@ class HubSource:
     force_download: bool = False
     commit: str | None = field(default=None, init=False)
     _forced: set[str] = field(default_factory=set, init=False, repr=False)
+    _uncompared: Iterator[int] = field(default_factory=count, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a revision that the client would make a path outside of the cache of."""
@@ -217,7 +218,7 @@ class HubSource:
             ArtifactIntegrityError: One stays corrupted.
         """
         once = replace(self, force_download=False)
-        once.commit = self.commit
+        once.commit, once._uncompared = self.commit, self._uncompared
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(once.checked, names))
 
@@ -238,9 +239,21 @@ class HubSource:
         return self._download(name, force=True)
 
     def altered_in_transit(self, path: Path) -> bool:
-        """Whether a cached file differs from the hash that the Hub gave it as its name."""
+        """Whether a cached file differs from the hash that the Hub gave it as its name.
+
+        A cache without symbolic links keeps no hashes; that nothing is compared is told once.
+        """
         blob = path.resolve()
         if blob.parent.name != "blobs" or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            if next(self._uncompared) == 0:
+                logger.warning(
+                    "files of %s are not compared with the Hub's hashes: expected links to files that are "
+                    "named by them, found %s; what a manifest names is compared with that all the same; to "
+                    "have the rest compared, use a cache with symbolic links (on Windows: developer mode) "
+                    "and download again (force_download=True)",
+                    self.label,
+                    blob,
+                )
             return False
         if len(blob.name) == 64:
             return file_sha256(blob) != blob.name

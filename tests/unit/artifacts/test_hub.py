@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import file_download
 
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.documents import read_document
@@ -171,3 +172,19 @@ def test_a_document_is_read_at_the_commit_of_its_manifest(
     place = {"manifest": loaded.manifest, "max_bytes": 10, "cache_dir": tmp_path / "cache"}
     assert read_document(REPO, "numbers.bin", revision=loaded.commit, **place) == b"old"
     assert hub.gets[-1] == f"{COMMIT}/numbers.bin"
+
+
+def test_a_cache_without_links_is_told_once(
+    hub: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the client's is on Windows without developer mode; nothing there says what a file should be."""
+    place = HubSource(REPO, cache_dir=tmp_path / "links")
+    place.checked(WEIGHTS)
+    assert "not compared" not in caplog.text
+    monkeypatch.setattr(file_download, "are_symlinks_supported", lambda cache_dir=None: False)
+    place = HubSource(REPO, cache_dir=tmp_path / "plain")
+    assert not place.checked(WEIGHTS).is_symlink()
+    place.check_all([WEIGHTS, MANIFEST_NAME])
+    told = [record.getMessage() for record in caplog.records if "not compared" in record.getMessage()]
+    assert len(told) == 1
+    assert f"{REPO} at {COMMIT}" in told[0]
