@@ -149,7 +149,7 @@ def load_erasure(  # noqa: PLR0913 (the names that diffusers' loaders have)
 def _put_on(pipe: Any, artifact: Artifact, name: str | None, scale: float) -> tuple[str, list[str]]:
     """Exchange the components; returns the erasure's name, and the parts that are another base's."""
     label = _free_name(pipe, artifact, name)
-    with offload_suspended(pipe):
+    with offload_suspended(pipe, artifact.edits):
         ready = {part: with_erasure(pipe, part, artifact, label, scale) for part in artifact.edits}
         _install(pipe, ready)
     vars(pipe).setdefault(LEDGER_NAME, {})[label] = artifact
@@ -175,7 +175,7 @@ def set_erasure_scale(pipe: Any, name: str, scale: float) -> None:
     """
     strength = _checked_scale(scale)
     parts = _parts_with(pipe, [name])
-    with offload_suspended(pipe):
+    with offload_suspended(pipe, [part for part, _, _ in parts]):
         ready = {}
         for part, module, record in parts:
             refuse_changed(module, record)
@@ -204,7 +204,7 @@ def unload_erasure(pipe: Any, name: str | None = None) -> None:
     names = [name] if name is not None else [applied.name for applied in list_erasures(pipe)]
     ledger = vars(pipe).setdefault(LEDGER_NAME, {})
     parts = _parts_with(pipe, names) if name is None or name not in ledger else _parts_or_none(pipe, names)
-    with offload_suspended(pipe):
+    with offload_suspended(pipe, [part for part, _, _ in parts]):
         ready = {}
         for part, module, record in parts:
             left = tuple(applied for applied in record.erasures if applied.name not in names)

@@ -16,6 +16,7 @@ from .artifact import Artifact
 from .copying import RECORD_NAME
 from .edits import Edit, apply_edit
 from .fingerprint import ROUNDED_TYPES, QuickFingerprint, leaves, root
+from .offload import refuse_on_disk
 from .tensors import TOKEN_TABLE, component_tensors, unwrapped, without_added_tokens
 
 LEDGER_NAME = "erasure_ledger"
@@ -120,7 +121,11 @@ def compare(module: nn.Module, record: ComponentRecord) -> Comparison:
 
     A weight is right if it is bit for bit what was composed, or that in the dtype the module has now, or that
     after a round trip through fp16 or bf16.
+
+    Raises:
+        ErasureNotActiveError: The weights are offloaded to disk.
     """
+    refuse_on_disk(module, record.component)
     tensors = without_added_tokens(component_tensors(module), record.rows)
     found = leaves(tensors)
     named = set(record.expected)

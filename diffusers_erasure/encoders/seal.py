@@ -27,6 +27,7 @@ from diffusers_erasure.artifacts.fingerprint import (
     root,
     rounded,
 )
+from diffusers_erasure.artifacts.offload import refuse_on_disk
 from diffusers_erasure.artifacts.record import compare, record_of
 from diffusers_erasure.artifacts.tensors import (
     TOKEN_TABLE,
@@ -57,6 +58,7 @@ class SealRecord(BaseModel):
     @classmethod
     def of(cls, module: nn.Module) -> Self:
         """The record of a module's weights, with what they become in half precision of another kind."""
+        refuse_on_disk(module, type(module).__name__)
         tensors = component_tensors(module)
         dtype = common_dtype(tensor for tensor in tensors.values() if tensor.is_floating_point())
         name = STORED_TYPES[dtype]
@@ -99,6 +101,7 @@ class ComponentSeal:
         """Whether the module still has the sealed weights; cheap unless something moved or `thorough`."""
         if not thorough and self.quick is not None and (self.quick.unchanged() or self.quick.only_moved()):
             return True
+        refuse_on_disk(module, type(module).__name__)
         if not self.record.agrees(component_tensors(module)):
             return False
         self.confirm(module)

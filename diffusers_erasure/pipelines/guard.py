@@ -151,13 +151,21 @@ def check_before_call(pipe: Any, *, allow_unverified: bool) -> None:
     if not _has_loaded(pipe) and not session.seals and not _unverified(pipe):
         fault = _without_erasure(pipe)
     else:
-        report = verify_all(pipe, thorough=False)
-        fault = None if report.state is ErasureState.VERIFIED else report.message
+        fault = _fault(pipe)
     if fault is None:
         return
     if not (allow_unverified or session.allow_unverified):
         raise ErasureNotActiveError(f"{fault}; or pass allow_unverified=True to draw all the same")
     warnings.warn(f"drawing unverified, as asked: {fault}", ErasureMissingWarning, stacklevel=4)
+
+
+def _fault(pipe: Any) -> str | None:
+    """What is wrong with the erasures of a pipeline, also where its weights cannot be read."""
+    try:
+        report = verify_all(pipe, thorough=False)
+    except ErasureNotActiveError as unreadable:
+        return str(unreadable)
+    return None if report.state is ErasureState.VERIFIED else report.message
 
 
 def _without_erasure(pipe: Any) -> str | None:

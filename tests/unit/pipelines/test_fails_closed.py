@@ -215,6 +215,23 @@ class TestMemoryLayouts:
         assert not guard.unchanged()
 
 
+class TestOffloadedToDisk:
+    """Between calls, the weights have no values that could be compared."""
+
+    def test_drawing_is_refused_by_name(
+        self, make_erased: Make, unet_artifact: Path, draw: Draw, tmp_path: Path
+    ) -> None:
+        pipe = make_erased(unet_artifact)
+        before = draw(pipe, "a dog")
+        pipe.unet.enable_group_offload(
+            onload_device=torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
+        )
+        with pytest.raises(ErasureNotActiveError, match=r"unet are offloaded to disk .*allow_unverified"):
+            draw(pipe, "a dog")
+        with pytest.warns(ErasureMissingWarning, match="drawing unverified, as asked"):
+            assert torch.equal(draw(pipe, "a dog", allow_unverified=True), before)
+
+
 class TestInferenceMode:
     """Tensors that count no changes."""
 
