@@ -13,7 +13,8 @@ allows what it is unsure of: it only says whether the full comparison is needed.
 
 import hashlib
 import os
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -47,7 +48,7 @@ def leaf(name: str, tensor: Tensor) -> str:
 def leaves(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Name -> sha256 of each tensor; computed in a few threads, since hashing leaves the interpreter free."""
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        digests = pool.map(leaf, tensors.keys(), tensors.values())
+        digests = pool.map(lambda name: leaf(name, tensors[name]), tensors)
         return dict(zip(tensors, digests, strict=True))
 
 
@@ -67,11 +68,27 @@ def fingerprint(module: nn.Module, *, rows: int | None = None) -> str:
     return root(leaves(without_added_tokens(component_tensors(module), rows)))
 
 
-def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """All floating point tensors in another dtype."""
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+@dataclass(frozen=True, eq=False)
+class _Rounded(Mapping[str, Tensor]):
+    """Tensors in another dtype, each cast when it is asked for: a whole component needs much memory."""
+
+    tensors: Mapping[str, Tensor]
+    dtype: torch.dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.tensors[name]
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Mapping[str, Tensor]:
+    """All floating point tensors in another dtype, each cast when it is asked for."""
+    return _Rounded(tensors, dtype)
 
 
 @dataclass(frozen=True)
@@ -88,10 +105,14 @@ class _Slot:
 
 @dataclass
 class QuickFingerprint:
-    """What the weights of one component looked like when they were last known to be right."""
+    """What the weights of one component looked like when they were last known to be right.
+
+    It hangs on the component (in its record or seal), so it holds that only weakly: a cycle would keep the
+    weights in memory until the garbage collector comes by.
+    """
 
     layers: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]]
-    forwards: list[tuple[nn.Module, object]]
+    forwards: list[tuple[weakref.ref[nn.Module], object]]
     slots: list[_Slot]
     views: list[list[Tensor]]
     values: list[Tensor]
@@ -103,7 +124,7 @@ class QuickFingerprint:
         kept = [slot for slot in slots if slot is not None]
         views = _sample_views([slot.tensor for slot in kept])
         layers = [(m._modules, key, child) for m in module.modules() for key, child in m._modules.items()]
-        forwards = [(layer, foreign_forward(layer)) for layer in module.modules()]
+        forwards = [(weakref.ref(layer), foreign_forward(layer)) for layer in module.modules()]
         return cls(layers, forwards, kept, views, [torch.cat(group).clone() for group in views])
 
     def unchanged(self) -> bool:
@@ -127,8 +148,10 @@ class QuickFingerprint:
         """Whether layers, what they compute with, and parameters are the same, at one version and dtype."""
         if any(children.get(key) is not child for children, key, child in self.layers):
             return False
-        if any(foreign_forward(layer) is not forward for layer, forward in self.forwards):
-            return False
+        for held, forward in self.forwards:
+            layer = held()
+            if layer is None or foreign_forward(layer) is not forward:
+                return False
         for slot in self.slots:
             tensor = slot.holder.get(slot.key)
             if tensor is not slot.tensor or tensor.dtype is not slot.dtype:

@@ -55,6 +55,9 @@ class ComponentRecord:
     def __deepcopy__(self, memo: dict[int, Any]) -> "ComponentRecord":
         return replace(self, guard=None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "guard": None}
+
     @property
     def rows(self) -> int | None:
         """Length of the base's vocabulary, if it has one."""

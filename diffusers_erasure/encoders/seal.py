@@ -97,6 +97,9 @@ class ComponentSeal:
     def __deepcopy__(self, memo: dict[int, object]) -> ComponentSeal:
         return ComponentSeal(self.record, self.erasures)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "quick": None}
+
     def holds(self, module: nn.Module, *, thorough: bool = False) -> bool:
         """Whether the module still has the sealed weights; cheap unless something moved or `thorough`."""
         if not thorough and self.quick is not None and (self.quick.unchanged() or self.quick.only_moved()):
