@@ -55,8 +55,12 @@ def recomposed(module: nn.Module, record: ComponentRecord, erasures: tuple[Appli
     check_not_fused(record.component, module)
     fresh = ComponentRecord(record.component, record.base, record.base_leaves, erasures)
     composed = fresh.weights(record.touched() | fresh.touched())
-    fresh.expected = {**record.base_leaves, **leaves(composed)}
-    edited = edited_copy(module, _with_added_tokens(module, composed))
+    fresh.expected = {
+        **record.base_leaves,
+        **leaves(_own_tokens(fresh)),
+        **leaves(fresh.comparable(composed)),
+    }
+    edited = edited_copy(module, _with_added_tokens(module, fresh.comparable(composed)))
     vars(edited)[RECORD_NAME] = fresh
     fresh.guard = quick_fingerprint(edited)
     return edited
@@ -80,7 +84,8 @@ def given_back(module: nn.Module, record: ComponentRecord) -> nn.Module:
         return record.base
     base = {name: tensor.detach() for name, tensor in component_tensors(record.base).items()}
     names = record.touched() if _same_dtype(module, record.base) else set(base)
-    restored = edited_copy(module, _with_added_tokens(module, {name: base[name] for name in names}))
+    wanted = record.comparable({name: base[name] for name in names})
+    restored = edited_copy(module, _with_added_tokens(module, wanted))
     vars(restored).pop(RECORD_NAME, None)
     return restored
 
@@ -151,8 +156,16 @@ def _same_dtype(module: nn.Module, other: nn.Module) -> bool:
     return next(module.parameters()).dtype == next(other.parameters()).dtype
 
 
+def _own_tokens(record: ErasureRecord) -> dict[str, Tensor]:
+    """The base's token table without added rows, where it has some; nothing otherwise."""
+    table = component_tensors(record.base).get(TOKEN_TABLE)
+    if table is None or table.shape[0] == record.rows:
+        return {}
+    return record.comparable({TOKEN_TABLE: table})
+
+
 def _with_added_tokens(module: nn.Module, composed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep the rows that textual inversion appended to the embedding table since."""
+    """Keep the rows that textual inversion appended to the embedding table."""
     if TOKEN_TABLE not in composed:
         return composed
     table = component_tensors(module)[TOKEN_TABLE].detach()

@@ -41,7 +41,7 @@ class ComponentRecord:
         base: The module as the caller gave it; never changed.
         base_leaves: sha256 of each of the base's tensors when the first erasure came.
         erasures: What was applied; the weights are the base plus the sum of their changes.
-        expected: sha256 of each tensor of base plus changes, in the base's dtype.
+        expected: sha256 of each tensor of base plus changes, in the base's dtype, as far as compared.
         guard: What the weights looked like when they were last found to be right.
     """
 
@@ -60,9 +60,20 @@ class ComponentRecord:
 
     @property
     def rows(self) -> int | None:
-        """Length of the base's vocabulary, if it has one."""
+        """How many rows of the token table are compared, if it has one: the vocabulary of the artifacts.
+
+        Rows behind those are textual inversion's, whose tokens come and go, also those that the base had.
+        """
         table = component_tensors(self.base).get(TOKEN_TABLE)
-        return None if table is None else table.shape[0]
+        if table is None:
+            return None
+        sizes = [a.artifact.spec(self.component).config.get("vocab_size") for a in self.erasures]
+        known = [size for size in sizes if isinstance(size, int)]
+        return min(table.shape[0], max(known, default=table.shape[0]))
+
+    def comparable(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this component without the rows that are not compared."""
+        return without_added_tokens(tensors, self.rows)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,15 +140,15 @@ def compare(module: nn.Module, record: ComponentRecord) -> Comparison:
         ErasureNotActiveError: The weights are offloaded to disk.
     """
     refuse_on_disk(module, record.component)
-    tensors = without_added_tokens(component_tensors(module), record.rows)
+    tensors = record.comparable(component_tensors(module))
     found = leaves(tensors)
     named = set(record.expected)
     unequal = {name for name in named & set(found) if found[name] != record.expected[name]}
     changed = (set(found) ^ named) | _base_changed(record, unequal)
     suspects = unequal - changed
-    wanted = record.weights(suspects)
+    wanted = record.comparable(record.weights(suspects))
     changed |= {name for name in suspects if not _is_rounding(tensors[name], wanted[name])}
-    base = component_tensors(record.base)
+    base = record.comparable(component_tensors(record.base))
     touched = record.touched() & set(tensors) & set(base)
     return Comparison(
         expected=root(record.expected),

@@ -53,13 +53,14 @@ class SealRecord(BaseModel):
     rounded: dict[str, str] = Field(
         default={}, max_length=4, description="Of the same weights in half precision."
     )
-    rows: int | None = Field(default=None, ge=1, le=10_000_000, description="Tokens in the embedding table.")
+    rows: int | None = Field(default=None, ge=1, le=10_000_000, description="Tokens that are sealed.")
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
         """The record of a module's weights, with what they become in half precision of another kind."""
         refuse_on_disk(module, type(module).__name__)
-        tensors = component_tensors(module)
+        rows = _vocabulary(module)
+        tensors = without_added_tokens(component_tensors(module), rows)
         dtype = common_dtype(tensor for tensor in tensors.values() if tensor.is_floating_point())
         name = STORED_TYPES[dtype]
         rows = tensors[TOKEN_TABLE].shape[0] if TOKEN_TABLE in tensors else None
@@ -149,6 +150,14 @@ def weights_fault(module: nn.Module) -> str | None:
     if seal is None or seal.holds(sealed, thorough=True):
         return None
     return f"the weights do not have the fingerprint {seal.record.fingerprint[:16]}... any more"
+
+
+def _vocabulary(module: nn.Module) -> int | None:
+    """The vocabulary that a module was erased with, without tokens of textual inversion; None if unknown."""
+    record, seal = record_of(module), seal_of(unwrapped(module))
+    if record is not None:
+        return record.rows
+    return None if seal is None else seal.record.rows
 
 
 def _is_rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
