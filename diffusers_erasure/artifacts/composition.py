@@ -156,7 +156,7 @@ def _same_dtype(module: nn.Module, other: nn.Module) -> bool:
     return next(module.parameters()).dtype == next(other.parameters()).dtype
 
 
-def _own_tokens(record: ErasureRecord) -> dict[str, Tensor]:
+def _own_tokens(record: ComponentRecord) -> dict[str, Tensor]:
     """The base's token table without added rows, where it has some; nothing otherwise."""
     table = component_tensors(record.base).get(TOKEN_TABLE)
     if table is None or table.shape[0] == record.rows:

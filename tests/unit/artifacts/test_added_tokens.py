@@ -18,7 +18,7 @@ from diffusers_erasure.artifacts.apply import (
 )
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.edits import WholeEdit
-from diffusers_erasure.artifacts.verify import ErasureState, verify_erasure
+from diffusers_erasure.artifacts.verify import ErasureState, verify_loaded
 from diffusers_erasure.encoders.seal import SealRecord, put_seal, seal_of
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
 from tests.unit.artifacts.conftest import make_artifact, noise, text_edit
@@ -38,7 +38,7 @@ def table(pipe: Any) -> Any:
 
 
 def state(pipe: Any) -> ErasureState:
-    return verify_erasure(pipe).state
+    return verify_loaded(pipe).state
 
 
 class TestAddedBeforeTheErasure:
@@ -72,7 +72,7 @@ class TestAddedBeforeTheErasure:
         if taken_away:
             tiny_pipe.unload_textual_inversion("<zed>")
         table(tiny_pipe).data[rows - 1, 0] += 1
-        found = verify_erasure(tiny_pipe)
+        found = verify_loaded(tiny_pipe)
         assert found.state is ErasureState.MODIFIED
         assert "token_embedding" in found.message
 

@@ -20,7 +20,7 @@ from diffusers_erasure.artifacts.apply import (
     unload_erasure,
 )
 from diffusers_erasure.artifacts.artifact import Artifact
-from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_erasure
+from diffusers_erasure.artifacts.verify import ErasureState, guard_erasures, verify_loaded
 from diffusers_erasure.errors import ErasureNotActiveError, ErasureStateError
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ class TestOnDisk:
             onload_device=CPU, offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
         )
         for call in (
-            verify_erasure,
+            verify_loaded,
             guard_erasures,
             unload_erasure,
             lambda pipe: set_erasure_scale(pipe, "church", 0.5),
@@ -106,7 +106,7 @@ class TestDeviceMap:
         assert list_erasures(tiny_pipe) == ()
         tiny_pipe.reset_device_map()
         load_erasure(tiny_pipe, artifact)
-        assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+        assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED
 
     def test_of_components_is_refused(self, tiny_pipe: Any, artifact: Artifact) -> None:
         dispatch(tiny_pipe)
@@ -134,4 +134,4 @@ def test_nothing_is_half_done_where_hooks_cannot_come_back(
     assert list_erasures(tiny_pipe) == ()
     assert torch.equal(draw(tiny_pipe, "church"), before)
     load_erasure(tiny_pipe, artifact)
-    assert verify_erasure(tiny_pipe).state is ErasureState.VERIFIED
+    assert verify_loaded(tiny_pipe).state is ErasureState.VERIFIED

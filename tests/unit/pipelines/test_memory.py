@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffusers_erasure.artifacts import load_erasure, set_erasure_scale, unload_erasure, verify_erasure
+from diffusers_erasure import load_erasure, set_erasure_scale, unload_erasure, verify_erasure
 from diffusers_erasure.artifacts.fingerprint import leaf, leaves, quick_fingerprint, rounded
 from diffusers_erasure.encoders import RobustEncoder
 from diffusers_erasure.pipelines import ErasedStableDiffusionPipeline
