@@ -141,7 +141,10 @@ def test_a_full_disk_leaves_the_old_one(
         save_artifact(newer, target, overwrite=True)
     monkeypatch.undo()
     assert load_artifact(target).digest == artifact.digest
-    assert [path.name for path in tmp_path.iterdir()] == ["church"]
+    others = [path for path in tmp_path.iterdir() if path != target]
+    if step == "_put_in_place":  # what only lacks its place is kept
+        assert load_artifact(others.pop()).digest == newer.digest
+    assert not others
 
 
 def test_a_write_that_reads_back_differently_is_not_kept(
