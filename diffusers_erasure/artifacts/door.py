@@ -69,7 +69,7 @@ def load_artifact(
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    manifest = _read_manifest(place, trusted_key)
+    manifest = read_manifest(place, trusted_key)
     edits: dict[str, Edit] = {}
     for component, spec in manifest.components.items():
         tensors = _read_listed(place, spec.file, manifest, spec.tensors)
@@ -126,13 +126,22 @@ def resolve_source(
     )
 
 
-def _read_manifest(place: Source, trusted_key: TrustedKey | None) -> Manifest:
+def read_manifest(place: Source, trusted_key: TrustedKey | None = None) -> Manifest:
+    """The manifest alone, without any weights.
+
+    Args:
+        place: What `resolve_source` found.
+        trusted_key: The key that must have signed it; see `load_artifact`.
+
+    Raises:
+        ArtifactError: It is not there, cannot be read, or is not signed by that key.
+    """
     origin = place.describe(MANIFEST_NAME)
     path = place.path(MANIFEST_NAME)
     if place.altered_in_transit(path):
         path = place.fetch_again(MANIFEST_NAME) or path
     data = read_bytes(path, origin=origin, max_bytes=MAX_MANIFEST_BYTES)
-    manifest = parse_manifest(bytes(data), origin=place.describe(MANIFEST_NAME))
+    manifest = parse_manifest(bytes(data), origin=origin)
     if trusted_key is not None:
         check_signed(place, bytes(data), manifest, trusted_key)
     return manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from . import console
+from .flags import typed_values
 
 
 def show_attacks(argv: Sequence[str], *, besides: Collection[str]) -> None:
@@ -21,21 +22,11 @@ def show_attacks(argv: Sequence[str], *, besides: Collection[str]) -> None:
 
     rows = [(spec.name, spec.access, spec.summary) for spec in attacks().values()]
     console.show_table(("attack", "access", "what it does"), rows, title="attacks:")
-    named = _named(argv)
-    if named is None:
+    named = [name for name in typed_values(argv, "attack") if not name.startswith("-")]
+    if not named:
         console.say("\n`diffusers-erasure attack --attack NAME --help` lists the settings of an attack.")
         return
-    _show_settings(named, besides)
-
-
-def _named(argv: Sequence[str]) -> str | None:
-    """The attack that was typed, the last one if there are several."""
-    found = None
-    for index, word in enumerate(argv):
-        flag, equals, value = word.partition("=")
-        if flag == "--attack":
-            found = value if equals else next(iter(argv[index + 1 : index + 2]), None)
-    return None if found is None or found.startswith("-") else found
+    _show_settings(named[-1], besides)
 
 
 def _show_settings(name: str, besides: Collection[str]) -> None:

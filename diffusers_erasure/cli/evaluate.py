@@ -91,17 +91,12 @@ def _check_concepts(source: str) -> None:
     Raises:
         EvaluationError: The embedded vocabulary does not know an erased concept.
     """
-    from diffusers_erasure.artifacts.door import resolve_source
-    from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
-    from diffusers_erasure.artifacts.safebytes import read_bytes
+    from diffusers_erasure.artifacts.door import read_manifest, resolve_source
     from diffusers_erasure.evaluation.embedded_prompts import find_targets
 
     manifest = None
     with suppress(ArtifactError):  # what is wrong with the artifact itself, loading it says
-        place = resolve_source(source)
-        origin = place.describe(MANIFEST_NAME)
-        data = read_bytes(place.path(MANIFEST_NAME), origin=origin, max_bytes=MAX_MANIFEST_BYTES)
-        manifest = parse_manifest(bytes(data), origin=origin)
+        manifest = read_manifest(resolve_source(source))
     if manifest is None:
         return
     try:

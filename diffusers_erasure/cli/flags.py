@@ -45,6 +45,21 @@ def read_known_flags(
     )
 
 
+def typed_values(argv: Sequence[str], name: str) -> list[str]:
+    """The values of a flag before the flags are read, where they decide what the others mean.
+
+    Args:
+        argv: What was typed behind the command.
+        name: Of the flag, with underscores and without dashes.
+    """
+    found: list[str] = []
+    for index, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") == name:
+            found += [value] if equals else argv[index + 1 : index + 2]
+    return found
+
+
 def otherwise(what: str) -> Any:
     """What help calls the default of a flag whose empty value means something else.
 

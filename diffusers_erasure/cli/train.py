@@ -31,7 +31,7 @@ from diffusers_erasure.training.settings import TrainingSettings
 from diffusers_erasure.training.stopping import TrainingStopped
 
 from . import console, train_push
-from .flags import read_known_flags
+from .flags import read_known_flags, typed_values
 from .training_numbers import shown_numbers
 
 PROGRAM = "diffusers-erasure train"
@@ -80,8 +80,8 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
             f"the flag for more"
         )
     argv, token = _take_out(argv, TOKEN)  # what goes wrong below may be shown with all values
-    alone = {name: next(iter(_told(argv, name)), None) for name in DECIDES}
-    chosen = spec.config.with_preset({**alone, "concept": _told(argv, "concept")})
+    alone = {name: next(iter(typed_values(argv, name)), None) for name in DECIDES}
+    chosen = spec.config.with_preset({**alone, "concept": typed_values(argv, "concept")})
     try:
         config, unknown = read_known_flags(
             chosen,
@@ -95,16 +95,6 @@ def parse(spec: MethodSpec, argv: Sequence[str]) -> TrainingConfig | int:
     if unknown:
         raise ConfigError(unknown_setting(unknown[0].partition("=")[0], tuple(spec.config.model_fields)))
     return spec.config.model_validate(without_token(config.model_dump())).with_token(token)
-
-
-def _told(argv: Sequence[str], name: str) -> list[str]:
-    """The values of a flag, before the flags are parsed: they decide the defaults of others."""
-    found: list[str] = []
-    for index, flag in enumerate(argv):
-        key, equals, value = flag.partition("=")
-        if key.startswith("--") and key[2:].replace("-", "_") == name:
-            found += [value] if equals else argv[index + 1 : index + 2]
-    return found
 
 
 def _take_out(argv: Sequence[str], name: str) -> tuple[list[str], str | None]:

@@ -34,6 +34,14 @@ def unet_edit(pipe: Any, seed: int = 5, dtype: torch.dtype = torch.float16) -> R
     return RightFactorEdit(noise((width, width), seed, 0.4).to(dtype), targets=targets)
 
 
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def make_artifact(pipe: Any, edits: dict[str, Edit] | None = None, *, concept: str = "church") -> Artifact:
     return build_artifact(
         pipe,
