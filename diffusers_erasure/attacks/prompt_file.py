@@ -21,6 +21,7 @@ from pathlib import Path
 
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.prompts.csv_file import read_csv, read_text
+from diffusers_erasure.prompts.jsonl_file import read_jsonl
 
 PROMPT_NAMES = ("prompt", "adv_prompt", "adversarial_prompt", "text")
 SEED_NAMES = ("seed", "evaluation_seed", "sd_seed")
@@ -75,17 +76,10 @@ def _txt(_file: Path, text: str) -> Iterator[FilePrompt]:
 
 
 def _jsonl(file: Path, text: str) -> Iterator[FilePrompt]:
-    for row, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _fault(file, row, f"is not JSON ({error})", "one object per line") from error
-        if isinstance(value, str):
-            value = {"prompt": value}
+    for row, found in read_jsonl(text, partial(_fault, file)):
+        value = {"prompt": found} if isinstance(found, str) else found
         if not isinstance(value, dict):
-            raise _fault(file, row, f"is {line.strip()[:60]!r}", "a JSON object or string")
+            raise _fault(file, row, f"is {json.dumps(value)[:60]!r}", "a JSON object or string")
         names = _names(file, row, tuple(value))
         yield _prompt(file, row, value, names)
 
