@@ -154,6 +154,12 @@ def controls(report: EvaluationReport) -> str:
     )
 
 
+def _per_set(report: EvaluationReport) -> str:
+    """One number where every set has as many pictures, both ends where a file's sets differ."""
+    counts = [row.base_pictures.planned for row in report.rows]
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
 def how(report: EvaluationReport) -> str:
     """How the pictures were made."""
     made = report.settings
@@ -161,12 +167,13 @@ def how(report: EvaluationReport) -> str:
     failed = sum(row.base_pictures.failed + row.erased_pictures.failed for row in report.rows)
     planned = sum(row.base_pictures.planned + row.erased_pictures.planned for row in report.rows)
     scale = f" The erasure was at strength {report.erasure.scale:g}." if report.erasure.scale != 1 else ""
+    prompts = f" The prompts are the evaluator's own ({plain(made.prompt_file)})." if made.prompt_file else ""
     moved = " It was transferred to another base than it was trained on." if report.erasure.transfer else ""
     return (
-        f"Base and erased pipeline drew the same prompts from the same seeds: {made.pictures_per_set} "
+        f"Base and erased pipeline drew the same prompts from the same seeds: {_per_set(report)} "
         f"pictures per prompt set, {width}x{height} pixels, {made.steps} steps, guidance "
-        f"{made.guidance_scale:g}, {plain(made.dtype)} on {plain(made.device)}. {planned} pictures were "
-        f"planned, {failed} failed; a failed one counts against the erasure. The erasure was "
+        f"{made.guidance_scale:g}, {plain(made.dtype)} on {plain(made.device)}.{prompts} {planned} pictures "
+        f"were planned, {failed} failed; a failed one counts against the erasure. The erasure was "
         f"{report.erasure.state_before} before and {report.erasure.state_after} after.{scale}{moved} It took "
         f"{report.seconds:.0f} s, on {plain(report.created)}."
     )

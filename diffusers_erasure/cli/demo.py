@@ -101,13 +101,12 @@ def _measure(arguments: DemoArguments, artifact: Path, report: Report) -> Evalua
 
     loaded = load_artifact(artifact)
     erased = ErasedStableDiffusionPipeline.from_pretrained(EMBEDDED_MODEL_ID, erasure=str(artifact))
-    settings = EvaluationSettings(n=arguments.n)
     return evaluate_pipelines(
         Subject(load_base_pipeline(EMBEDDED_MODEL_ID), erased, loaded, EMBEDDED_MODEL_ID),
-        plan=embedded_prompt_plan(loaded.manifest.concepts, n=settings.n),
+        plan=embedded_prompt_plan(loaded.manifest.concepts, n=arguments.n),
         panel=load_panel(),
         output_dir=arguments.output_dir / "demo",
-        settings=settings,
+        settings=EvaluationSettings(n=arguments.n),
         progress=lambda name, done, total: report(f"   {name}", done, total),
     )
 

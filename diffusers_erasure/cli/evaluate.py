@@ -2,6 +2,7 @@
 
 diffusers-erasure evaluate outputs/church-uce --n 100
 diffusers-erasure evaluate outputs/church-uce --attacks random-tokens,unlearndiffatk --budget quick
+diffusers-erasure evaluate me/van-gogh-esd --prompts sets.csv --judge clip:openai/clip-vit-large-patch14
 """
 
 from __future__ import annotations
@@ -39,14 +40,18 @@ class EvaluateArguments:
 
     artifact: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT")]
     """Folder or Hub id of the artifact."""
-    n: int = 100
+    n: Annotated[int | None, otherwise("100, or each row of --prompts once")] = None
     """Pictures per prompt set, on the base and on the erased pipeline each."""
     output_dir: Path | None = None
     """Gets evaluation.json and grid.png; outputs/evaluations/<artifact>-<digest> unless given."""
     pretrained_model_name_or_path: str | None = None
     """Base model; the one that the artifact names unless given."""
     judge: str = "embedded"
-    """Family of the judges, such as embedded or clip:FOLDER_OR_ID; no #label: each prompt set has its own."""
+    """Family of the judges, such as embedded or clip:FOLDER_OR_ID; #label only with --prompts."""
+    prompts: Annotated[Path | None, otherwise("the embedded vocabulary's")] = None
+    """csv or jsonl of prompt sets of your own: columns set, prompt, label, and if needed concept, seed."""
+    retention_judge: Annotated[str | None, otherwise("--judge")] = None
+    """Judge of what should stay, with --prompts; nudenet, say, can name none of it."""
     features: Annotated[str, otherwise("the judge's")] = ""
     """What compares the pictures with the base's: clip:FOLDER_OR_ID and the like."""
     first_seed: int = 900_000_000
@@ -81,8 +86,20 @@ def main(argv: Sequence[str]) -> int:
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
             "of a saved artifact; download it first, or leave --attach out"
         )
-    _check_concepts(arguments.artifact)
+    _check_prompts(arguments)
     return _evaluate(replace(arguments, device=compute_device(arguments.device)))
+
+
+def _check_prompts(arguments: EvaluateArguments) -> None:
+    """Refuse a file of prompt sets that cannot be used, or the lack of one, before anything is loaded."""
+    from diffusers_erasure.evaluation.asking import check_judges
+    from diffusers_erasure.evaluation.prompt_plan_file import PlanFile
+
+    check_judges(arguments.judge, arguments.retention_judge, own_prompts=arguments.prompts is not None)
+    if arguments.prompts is None:
+        _check_concepts(arguments.artifact)
+    else:
+        PlanFile.read(arguments.prompts)
 
 
 def _check_concepts(source: str) -> None:
@@ -103,8 +120,8 @@ def _check_concepts(source: str) -> None:
         find_targets(manifest.concepts)
     except EvaluationError as error:
         raise EvaluationError(
-            f"{error}, or count it with `diffusers-erasure attack {source} --prompts FILE "
-            "--judge FAMILY:ID#label`"
+            f"{error} and a judge that can see it: `diffusers-erasure evaluate {source} --prompts FILE "
+            "--judge FAMILY:ID`"
         ) from error
 
 
@@ -126,6 +143,8 @@ def _evaluate(arguments: EvaluateArguments) -> int:
             judge=arguments.judge,
             settings=EvaluationSettings(
                 n=arguments.n,
+                prompts=arguments.prompts,
+                retention_judge=arguments.retention_judge,
                 first_seed=arguments.first_seed,
                 sampling=_sampling(arguments, artifact.manifest.base.id),
                 batch_size=arguments.batch_size,

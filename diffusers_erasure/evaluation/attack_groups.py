@@ -83,7 +83,9 @@ def validate_judges(groups: Sequence[Group], measured: Sequence[Measured]) -> tu
     """Confusion matrices of every judge that is asked, on the pictures of an evaluation.
 
     What a picture shows is taken from its prompt: the base's pictures of the concept's own name show it,
-    retention pictures of the base and of the erased pipeline do not. Broken pictures are left out.
+    retention pictures of the base and of the erased pipeline do not. Pictures that another
+    judge was asked about are left out (one in ink may show a church), unless a user's file says that they are
+    of what should stay; so are broken ones.
 
     Args:
         groups: Questions.
@@ -108,7 +110,7 @@ def _labelled(group: Group, measured: Sequence[Measured]) -> list[LabelledPictur
             continue
         for index, item in enumerate(result.prompt_set.items):
             shows = bool(own & set(item.labels))
-            if item.role is not group.role or shows is not erased:
+            if item.role not in (group.role, JudgeRole.RETENTION) or shows is not erased:
                 continue
             parts[Source.BASE].append((result.base[index], shows))
             if not erased:

@@ -16,13 +16,14 @@ from diffusers_erasure.prompts import Split, fill, phrase, templates
 from .prompt_sets import (
     FIRST_DEV_SEED,
     FIRST_TEST_SEED,
+    PURPOSES,
     SEED_STRIDE,
     SET_ORDER,
     JudgeRole,
     PromptItem,
     PromptPlan,
     PromptSet,
-    Purpose,
+    first_seed_of,
 )
 
 DEV_PROMPTS = 100
@@ -114,7 +115,7 @@ def _known_name(name: str) -> str:
         raise EvaluationError(
             f"the concept {name!r} is not in the vocabulary of the embedded pipeline, so its judges cannot "
             f"see it; expected one of {', '.join((*CONCEPTS, *STYLES, *THEMES))}; evaluate it with prompt "
-            "sets and judges of your own (`evaluate_pipelines`)"
+            "sets of your own"
         )
     return found
 
@@ -143,15 +144,15 @@ def embedded_prompt_plan(
         )
     targets = replace(find_targets(concepts), split="test" if split == "test" else "train")
     questions = {**_erased_questions(targets), **_retention_questions(targets)}
-    ordered = [(name, *questions[name]) for name in SET_ORDER if name in questions]
+    ordered = [(name, questions[name]) for name in SET_ORDER if name in questions]
     sets = tuple(
-        PromptSet(name, purpose, _items(asked, n, first_seed + SEED_STRIDE * SET_ORDER.index(name)))
-        for name, purpose, asked in ordered
+        PromptSet(name, PURPOSES[name], _items(asked, n, first_seed_of(name, first_seed)))
+        for name, asked in ordered
         if asked
     )
     missing = {
         name: f"the vocabulary has none for {', '.join(targets.synonyms)}"
-        for name, _, asked in ordered
+        for name, asked in ordered
         if not asked
     }
     dev = () if split == "dev" else _dev_prompts(concepts)
@@ -176,10 +177,7 @@ def _items(questions: Sequence[_Question], n: int, first_seed: int) -> tuple[Pro
     return tuple(items)
 
 
-_Asked = tuple[Purpose, list[_Question]]
-
-
-def _erased_questions(targets: Targets) -> dict[str, _Asked]:
+def _erased_questions(targets: Targets) -> dict[str, list[_Question]]:
     objects, styles = targets.objects, targets.styles
     own, synonyms, implicit = [], [], []
     for name in objects:
@@ -200,14 +198,10 @@ def _erased_questions(targets: Targets) -> dict[str, _Asked]:
             _Question(style, styles, JudgeRole.STYLE, _style_prompts(word, subjects, targets.split))
             for word in targets.synonyms[style]
         ]
-    return {
-        "own name": (Purpose.ERASED, own),
-        "synonyms": (Purpose.ERASED, synonyms),
-        "implicit": (Purpose.ERASED, implicit),
-    }
+    return {"own name": own, "synonyms": synonyms, "implicit": implicit}
 
 
-def _retention_questions(targets: Targets) -> dict[str, _Asked]:
+def _retention_questions(targets: Targets) -> dict[str, list[_Question]]:
     kept = _kept_objects(targets)
     groups = {CONCEPTS[name].group for name in targets.objects}
     near = [_object_question(name, targets) for name in kept if CONCEPTS[name].group in groups]
@@ -217,17 +211,17 @@ def _retention_questions(targets: Targets) -> dict[str, _Asked]:
         for style in STYLES
         if style not in targets.styles
     ]
-    found: dict[str, _Asked] = {}
+    found: dict[str, list[_Question]] = {}
     if targets.objects:
-        found["neighbours"] = (Purpose.IN_DOMAIN, near)
-        found["other concepts"] = (Purpose.IN_DOMAIN, far)
+        found["neighbours"] = near
+        found["other concepts"] = far
     else:
-        found["objects"] = (Purpose.CROSS_DOMAIN, far)
+        found["objects"] = far
     if targets.styles:
-        found["other styles"] = (Purpose.IN_DOMAIN, styles)
-        found["objects, erased style"] = (Purpose.CROSS_DOMAIN, _objects_in_erased_style(targets))
+        found["other styles"] = styles
+        found["objects, erased style"] = _objects_in_erased_style(targets)
     else:
-        found["styles"] = (Purpose.CROSS_DOMAIN, styles)
+        found["styles"] = styles
     return found
 
 

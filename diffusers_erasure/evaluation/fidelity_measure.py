@@ -50,17 +50,18 @@ def measure_fidelity(
 
     Args:
         measured: Every prompt set with its pictures; those of the erased concept are left out.
-        panel: The judges; the one that names concepts lends its features.
+        panel: The judges; the one that names what should stay, or else concepts, lends its features.
         extractor: Makes features instead of the judge.
 
     Returns:
         The figures, or "not measured", and then the reason.
     """
-    extractor = extractor or judge_extractor(panel.concept)
+    judge = panel.retention or panel.concept
+    extractor = extractor or judge_extractor(judge)
     kept = [result for result in measured if result.row.purpose is not Purpose.ERASED]
     if extractor is None:
         return NOT_MEASURED, (
-            f"the judge {panel.concept.name!r} offers no features of pictures; give an extractor, such as "
+            f"the judge {judge.name!r} offers no features of pictures; give an extractor, such as "
             "--features clip:FOLDER_OR_ID"
         )
     if not kept:

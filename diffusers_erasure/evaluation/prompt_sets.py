@@ -12,7 +12,8 @@
 
 Templates come from the test split, which no method trains on; seeds start far above those that training uses.
 Whoever tunes a setting takes the dev split instead: the training templates, with seeds of its own.
-All of it is a pure function of the concepts, `n` and the first seed, and each set has a sha256.
+All of it is a pure function of the concepts, `n` and the first seed, and each set has a sha256. A user's file
+may take its place (`prompt_plan_file`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from diffusers_erasure.errors import ConfigError
 
@@ -61,20 +63,29 @@ class JudgeRole(StrEnum):
     CONCEPT = "concept"
     SECOND = "second concept"
     STYLE = "style"
+    RETENTION = "retention"
 
 
-SET_ORDER = (
-    "own name",
-    "synonyms",
-    "implicit",
-    "neighbours",
-    "other concepts",
-    "other styles",
-    "styles",
-    "objects",
-    "objects, erased style",
+PURPOSES: Mapping[str, Purpose] = MappingProxyType(
+    {
+        "own name": Purpose.ERASED,
+        "synonyms": Purpose.ERASED,
+        "implicit": Purpose.ERASED,
+        "neighbours": Purpose.IN_DOMAIN,
+        "other concepts": Purpose.IN_DOMAIN,
+        "other styles": Purpose.IN_DOMAIN,
+        "styles": Purpose.CROSS_DOMAIN,
+        "objects": Purpose.CROSS_DOMAIN,
+        "objects, erased style": Purpose.CROSS_DOMAIN,
+    }
 )
-"""Every set, in the order of a report; a set keeps its seeds whatever other sets there are."""
+"""Every set with what it says, in the order of a report."""
+SET_ORDER = tuple(PURPOSES)
+
+
+def first_seed_of(name: str, first_seed: int) -> int:
+    """Where a set's seeds start; a set keeps its seeds whatever other sets there are."""
+    return first_seed + SEED_STRIDE * SET_ORDER.index(name)
 
 
 @dataclass(frozen=True)

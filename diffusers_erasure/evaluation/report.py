@@ -197,7 +197,8 @@ class SamplingRecord(Record):
 
     steps: int = Field(ge=1)
     guidance_scale: float
-    pictures_per_set: int = Field(ge=1)
+    pictures_per_set: int = Field(ge=1, description="of the largest set")
+    prompt_file: str = Field(default="", description="name of a user's file of prompt sets; empty: ours")
     first_seed: int = Field(ge=0)
     picture_size: tuple[int, int]
     dtype: str

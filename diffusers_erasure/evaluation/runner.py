@@ -22,10 +22,11 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.diffusion.pictures import png_bytes
 from diffusers_erasure.durable import write_whole
-from diffusers_erasure.errors import ConfigError, EvaluationError
+from diffusers_erasure.errors import EvaluationError
 from diffusers_erasure.pipelines.base import load_base_pipeline
 from diffusers_erasure.pipelines.verifying import verify_erasure
 
+from .asking import check_judges, plan_and_panel
 from .attack_evaluation import (
     OUTCOMES_NAME,
     PLOT_NAME,
@@ -38,12 +39,12 @@ from .attack_grid import comparison_grid
 from .attack_groups import Group, attack_groups, validate_judges
 from .attack_settings import AttackSettings
 from .confusion import JudgeValidation
-from .embedded_prompts import embedded_prompt_plan
 from .fidelity_measure import measure_fidelity
 from .generate import DEFAULT_BATCH_SIZE, Artist, Sampling, sampling_defaults
-from .judges import Panel, load_panel, parse_judge
+from .judges import Panel
 from .measure import Measured, measure_set
 from .metrics.extractors import Extractor
+from .prompt_plan_file import PlanFile
 from .prompt_sets import FIRST_TEST_SEED, PromptPlan, PromptSet, check_first_seed
 from .report import EvaluationReport, SamplingRecord
 from .report_building import Found, build_report, erasure_record
@@ -100,7 +101,11 @@ class EvaluationSettings:
     """How an evaluation is run; every field has a default that a published figure can use.
 
     Attributes:
-        n: Pictures per set and pipeline.
+        n: Pictures per set and pipeline; None draws 100, or each prompt of a file once.
+        prompts: csv or jsonl file of prompt sets of your own (`prompt_plan_file`), for `evaluate_artifact`;
+            those of the embedded vocabulary unless given.
+        retention_judge: Who answers for what should stay, where the concept's judge cannot name it; only with
+            `prompts`.
         first_seed: Seeds of the pictures start here.
         sampling: Steps and guidance scale; None takes what suits the base model.
         batch_size: Pictures drawn together.
@@ -110,7 +115,9 @@ class EvaluationSettings:
         extractor: Makes the features of the fidelity; None takes the concept judge's, if it offers them.
     """
 
-    n: int = 100
+    n: int | None = None
+    prompts: str | Path | None = None
+    retention_judge: str | None = None
     first_seed: int = FIRST_TEST_SEED
     sampling: Sampling | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
@@ -148,14 +155,24 @@ def evaluate_artifact(
         progress: Told about every batch.
 
     Raises:
-        ConfigError: The judge names labels, or there is no such judge.
+        ConfigError: The judge names labels that nobody can use, there is no such judge, or a row of the file
+            cannot be used.
+        EvaluationError: There are no prompts for what was erased, or no judge knows a label.
         ErasureNotActiveError: The erasure is not verified, before or after drawing; there is no report then.
     """
     settings = settings or EvaluationSettings()
-    _check_judge(judge)
+    own = None if settings.prompts is None else PlanFile.read(settings.prompts)
+    check_judges(judge, settings.retention_judge, own_prompts=own is not None)
     artifact = source if isinstance(source, Artifact) else load_artifact(source)
-    plan = embedded_prompt_plan(artifact.manifest.concepts, n=settings.n, first_seed=settings.first_seed)
-    panel = load_panel(judge, device=device)
+    plan, panel = plan_and_panel(
+        artifact.manifest.concepts,
+        own,
+        judge=judge,
+        retention_judge=settings.retention_judge,
+        n=settings.n,
+        first_seed=settings.first_seed,
+        device=device,
+    )
     model = base or artifact.manifest.base.id
     stock = load_base_pipeline(model).to(device)
     erased = sibling(stock)
@@ -169,17 +186,6 @@ def evaluate_artifact(
         cache_dir=cache_dir,
         progress=progress,
     )
-
-
-def _check_judge(judge: str) -> None:
-    """Refuse labels of the user's: what counts is another label in every prompt set."""
-    labels = parse_judge(judge).labels
-    if labels:
-        raise ConfigError(
-            f"the judge {judge!r} names labels ({', '.join(labels)}), and an evaluation asks for another one "
-            "in every prompt set; expected a judge without them; leave out what stands behind #, or count "
-            "these labels with `attack --attack no_attack`"
-        )
 
 
 def evaluate_pipelines(
@@ -337,7 +343,8 @@ def _settings_record(
     return SamplingRecord(
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
-        pictures_per_set=settings.n,
+        pictures_per_set=max(len(result.prompt_set.items) for result in measured),
+        prompt_file="" if settings.prompts is None else Path(settings.prompts).name,
         first_seed=settings.first_seed,
         picture_size=(height, width),
         dtype=str(subject.erased.unet.dtype).removeprefix("torch."),

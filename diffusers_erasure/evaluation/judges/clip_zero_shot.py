@@ -3,9 +3,10 @@
     clip:openai/clip-vit-base-patch32#church,against=house,against=tower,threshold=0.5
 
 The labels are those that count and those that they are held against; each is put into the template ("a photo
-of a {}"), and CLIP's probabilities over them are a softmax of its scaled cosines. Without `against` there is
-one rival, "something else", which is easily beaten: name the things that could be confused, and look at the
-confusion matrix before believing a figure.
+of a {}"), and CLIP's probabilities over them are a softmax of its scaled cosines. A prompt file of `evaluate`
+tells labels too: everything that its rows ask about competes. Where all this is one label, its one rival is
+"something else", which is easily beaten: name the things that could be confused, and look at the confusion
+matrix before believing a figure.
 """
 
 from __future__ import annotations
@@ -110,11 +111,18 @@ def load_clip(location: str, *, revision: str | None = None, device: str = "cpu"
     return found
 
 
+def _rivals(request: JudgeRequest, told: int) -> tuple[str, ...]:
+    """What labels are held against that nobody asks about."""
+    alone = not request.names or told == 1
+    return request.options.get("against", (RIVAL,) if alone else ())
+
+
 @judge_family("clip")
 def load_panel_of_clip(request: JudgeRequest, device: str) -> Panel:
     """Make the panel of `clip:location@revision#label,against=other,threshold=0.5`."""
     request.check(location=True, options=("against", "template", "threshold"))
-    if not request.labels:
+    told = dict.fromkeys((*request.labels, *request.names))
+    if not told:
         raise ConfigError(
             "CLIP was not told what to look for; expected labels behind a #; write "
             f"clip:{request.location}#church,against=house"
@@ -122,7 +130,7 @@ def load_panel_of_clip(request: JudgeRequest, device: str) -> Panel:
     judge = ClipJudge(
         load_clip(request.location, revision=request.revision, device=device),
         name=f"clip:{request.location}",
-        labels=(*request.labels, *request.options.get("against", (RIVAL,))),
+        labels=(*told, *(rival for rival in _rivals(request, len(told)) if rival not in told)),
         template=request.text("template", TEMPLATE),
         threshold=request.number("threshold", THRESHOLD, low=0, high=1),
     )

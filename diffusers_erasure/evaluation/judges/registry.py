@@ -52,19 +52,24 @@ class Panel:
         concept: Names concepts.
         style: Names styles.
         second: Names concepts too, and is of another architecture.
+        retention: Names what should stay, where that is more than the concept judge can name.
         asked: Labels that count as the concept, if whoever asked for the panel said so.
     """
 
     concept: Judge
     style: Judge | None = None
     second: Judge | None = None
+    retention: Judge | None = None
     asked: tuple[str, ...] = ()
 
     def of(self, role: JudgeRole) -> Judge:
         """The judge for a question."""
-        found = {JudgeRole.CONCEPT: self.concept, JudgeRole.SECOND: self.second, JudgeRole.STYLE: self.style}[
-            role
-        ]
+        found = {
+            JudgeRole.CONCEPT: self.concept,
+            JudgeRole.SECOND: self.second,
+            JudgeRole.STYLE: self.style,
+            JudgeRole.RETENTION: self.retention,
+        }[role]
         if found is None:
             raise ConfigError(
                 f"the panel of {self.concept.name!r} has no {role.value} judge; expected one for this "
@@ -75,7 +80,9 @@ class Panel:
     @property
     def members(self) -> tuple[Judge, ...]:
         """Every judge there is."""
-        return tuple(found for found in (self.concept, self.second, self.style) if found is not None)
+        return tuple(
+            found for found in (self.concept, self.second, self.style, self.retention) if found is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -152,18 +159,19 @@ def judge_families() -> tuple[str, ...]:
     return tuple(sorted({spec.family for spec in judges().values()} | set(_FAMILIES)))
 
 
-def load_panel(family: str = "embedded", *, device: str = "cpu") -> Panel:
+def load_panel(family: str = "embedded", *, names: Sequence[str] = (), device: str = "cpu") -> Panel:
     """Load the judges of one family.
 
     Args:
         family: `family:location@revision#label,option=value`, of which only the family must be there; see
             `request.py`.
+        names: What they will be asked about, for judges that can name whatever they are told.
         device: Where their networks are to be.
 
     Raises:
         ConfigError: There is no such family, or it has no such setting.
     """
-    request = parse_judge(family)
+    request = replace(parse_judge(family), names=tuple(names))
     families = judge_families()
     if request.family in _FAMILIES:
         panel = _FAMILIES[request.family](request, device)
@@ -186,6 +194,7 @@ def _registered_panel(family: str, device: str) -> Panel:
         concept=loaded[JudgeRole.CONCEPT],
         style=loaded.get(JudgeRole.STYLE),
         second=loaded.get(JudgeRole.SECOND),
+        retention=loaded.get(JudgeRole.RETENTION),
     )
 
 

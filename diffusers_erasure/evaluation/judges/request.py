@@ -34,6 +34,7 @@ class JudgeRequest:
         revision: Branch, tag or commit of a Hub id; None for the present one.
         labels: What counts as showing the concept; empty if it was not said.
         options: Further settings, each with all of its values.
+        names: What will be asked about, told by the asker; only judges without labels of their own need it.
     """
 
     family: str
@@ -41,6 +42,7 @@ class JudgeRequest:
     revision: str | None = None
     labels: tuple[str, ...] = ()
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     def check(self, *, location: bool, options: Collection[str] = ()) -> None:
         """Refuse what the family cannot use, and the lack of what it needs.

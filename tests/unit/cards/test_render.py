@@ -18,6 +18,7 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.edits import DeltaEdit
 from diffusers_erasure.artifacts.store import save_artifact
 from diffusers_erasure.cards import render_card, render_encoder_card, render_pipeline_card
+from diffusers_erasure.cards.evaluation_part import how
 from diffusers_erasure.concepts import Concept
 from diffusers_erasure.errors import (
     ArtifactFormatError,
@@ -27,7 +28,7 @@ from diffusers_erasure.errors import (
     ConfigError,
 )
 from diffusers_erasure.evaluation.reactivation_items import RULE_ITEMS
-from diffusers_erasure.evaluation.report import Verdict
+from diffusers_erasure.evaluation.report import Accounting, Verdict
 from tests.unit.cards.reports import evaluation, reactivation
 
 FORBIDDEN = re.compile(r"\b(removes?d?|safe|safely|cannot|guarantees?d?|unbreakable)\b", re.IGNORECASE)
@@ -92,6 +93,18 @@ def test_every_rule_stands_there(evaluated: Path, tiny_artifact: Artifact) -> No
         assert f"| {said} |" in next(
             line for line in card.splitlines() if line.startswith(f"| {check.rule} |")
         )
+
+
+def test_whose_prompts_they_were_and_how_many_pictures_stand_there() -> None:
+    report = evaluation("d")
+    assert "seeds: 100 pictures per prompt set, 64x64" in how(report)
+    assert "the evaluator's own" not in how(report)
+    few = Accounting(planned=20, finished=20, failed=0)
+    rows = (report.rows[0], report.rows[1].model_copy(update={"base_pictures": few}))
+    settings = report.settings.model_copy(update={"prompt_file": "my|sets.csv"})
+    text = how(report.model_copy(update={"rows": rows, "settings": settings}))
+    assert "seeds: 20 to 100 pictures per prompt set, 64x64" in text
+    assert "The prompts are the evaluator's own (my\\|sets.csv)." in text
 
 
 def test_the_metadata_holds_the_results(evaluated: Path, tiny_artifact: Artifact) -> None:

@@ -23,10 +23,10 @@ def saved_artifact(tiny_artifact: Artifact, tmp_path: Path) -> Path:
 @pytest.fixture
 def church_panel(monkeypatch: pytest.MonkeyPatch) -> Panel:
     """Judges that see a church in ink wherever they look; commands that load judges get them."""
-    from diffusers_erasure.evaluation import judges, runner
+    from diffusers_erasure.evaluation import asking, judges
     from tests.constant_judge import constant_panel
 
     panel = constant_panel()
     monkeypatch.setattr(judges, "load_panel", lambda *_, **__: panel)
-    monkeypatch.setattr(runner, "load_panel", lambda *_, **__: panel)
+    monkeypatch.setattr(asking, "load_panel", lambda *_, **__: panel)
     return panel

@@ -12,6 +12,7 @@ from diffusers_erasure.artifacts import Artifact, save_artifact
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, ConceptRecord
 from diffusers_erasure.cli.main import main
 from diffusers_erasure.evaluation.report import Verdict, read_report
+from tests.foreign_models import write_clip
 
 Captured = pytest.CaptureFixture[str]
 
@@ -65,9 +66,40 @@ def test_a_concept_without_prompts_is_refused_by_the_manifest_alone(
     assert run(folder) == 2
     error = capsys.readouterr().err
     assert "'zeppelin' is not in the vocabulary of the embedded pipeline" in error
-    assert "`evaluate_pipelines`" in error
-    assert f"diffusers-erasure attack {folder} --prompts FILE --judge FAMILY:ID#label" in error
+    assert f"diffusers-erasure evaluate {folder} --prompts FILE --judge FAMILY:ID" in error
     assert "finished pictures are kept" not in error
+
+
+def test_a_concept_of_ones_own_is_evaluated_with_prompts_of_ones_own(
+    tiny_artifact: Artifact, tmp_path: Path, capsys: Captured
+) -> None:
+    manifest = tiny_artifact.manifest.model_copy(update={"concepts": (ConceptRecord(name="zeppelin"),)})
+    folder = save_artifact(replace(tiny_artifact, manifest=manifest), tmp_path / "zeppelin-uce")
+    prompts = tmp_path / "sets.csv"
+    prompts.write_text(
+        "set,prompt,label\nown name,a zeppelin over the sea,\nother concepts,a kite over the sea,kite\n"
+    )
+    results, clip = tmp_path / "results", f"clip:{write_clip(tmp_path / 'clip')}"
+    command = ["evaluate", folder, "--prompts", prompts, "--judge", clip, "--num_inference_steps", "1"]
+    code = main([*map(str, command), "--n", "3", "--output_dir", str(results), "--device", "cpu"])
+    report = read_report(results / "evaluation.json")
+    assert code == (0 if report.verdict is Verdict.MEASURED else 1)
+    assert [(row.name, row.base.n) for row in report.rows] == [("own name", 3), ("other concepts", 3)]
+    assert report.erasure.concepts == ("zeppelin",)
+    assert "own name" in capsys.readouterr().out
+
+
+def test_prompts_that_cannot_be_used_are_refused_before_anything_is_loaded(
+    saved_artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    for weights in saved_artifact.glob("*.safetensors"):
+        weights.unlink()
+    prompts = tmp_path / "sets.csv"
+    prompts.write_text("set,prompt\nstyles,a church\n")
+    assert run(saved_artifact, "--prompts", prompts) == 2
+    assert "row 2: the row of the set 'styles' has no label" in capsys.readouterr().err
+    assert run(saved_artifact, "--retention_judge", "clip:x/y") == 2
+    assert "give --prompts FILE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

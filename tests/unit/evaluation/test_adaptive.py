@@ -19,7 +19,7 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.attacks import Access, AttackConfig, AttackSpec, Place, attack_named
 from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
 from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
-from diffusers_erasure.evaluation import runner
+from diffusers_erasure.evaluation import asking
 from diffusers_erasure.evaluation.adaptive import Adaptivity
 from diffusers_erasure.evaluation.attack_report import AttackSection, summary
 from diffusers_erasure.evaluation.attack_settings import AttackSettings
@@ -110,7 +110,7 @@ def attacked(
     tiny_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Evaluation]:
     """Builder of evaluations with some attacks: `attacked("random_tokens")`."""
-    monkeypatch.setattr(runner, "load_panel", lambda *_, **__: constant_panel("church"))
+    monkeypatch.setattr(asking, "load_panel", lambda *_, **__: constant_panel("church"))
 
     def run(*names: str, n: int = 2) -> Evaluation:
         attacks = AttackSettings(attacks=names, configs=TINY, factors=(1,))

@@ -21,7 +21,7 @@ from diffusers_erasure.attacks.random_tokens import RandomTokensConfig
 from diffusers_erasure.attacks.seed_search import SeedSearchConfig
 from diffusers_erasure.attacks.unlearndiffatk import UnlearnDiffAtkConfig
 from diffusers_erasure.errors import ErasureNotActiveError, EvaluationError
-from diffusers_erasure.evaluation import runner, weak_search
+from diffusers_erasure.evaluation import asking, runner, weak_search
 from diffusers_erasure.evaluation.attack_groups import attack_groups
 from diffusers_erasure.evaluation.attack_rows import Budgeted, count_run
 from diffusers_erasure.evaluation.attack_runner import Arena
@@ -57,7 +57,7 @@ def evaluate(
     tiny_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Evaluation]:
     def run(answer: str = "church", **arguments: Any) -> Evaluation:
-        monkeypatch.setattr(runner, "load_panel", lambda *_, **__: constant_panel(answer))
+        monkeypatch.setattr(asking, "load_panel", lambda *_, **__: constant_panel(answer))
         return evaluate_artifact(tiny_artifact, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
 
     return run

@@ -15,7 +15,9 @@ from PIL import Image
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.store import save_artifact
 from diffusers_erasure.errors import ConfigError, ErasureNotActiveError, EvaluationError
-from diffusers_erasure.evaluation import runner
+from diffusers_erasure.evaluation import asking, runner
+from diffusers_erasure.evaluation.confusion import Source
+from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
 from diffusers_erasure.evaluation.generate import Sampling
 from diffusers_erasure.evaluation.judges import Panel
 from diffusers_erasure.evaluation.metrics import Extractor
@@ -28,7 +30,7 @@ from diffusers_erasure.evaluation.runner import (
     evaluate_pipelines,
     sibling,
 )
-from tests.constant_judge import constant_panel
+from tests.constant_judge import ConstantJudge, constant_panel
 
 SETTINGS = EvaluationSettings(n=2, sampling=Sampling(2, 4.0), batch_size=2)
 
@@ -42,7 +44,7 @@ def panel() -> Panel:
 def evaluate(
     tiny_artifact: Artifact, panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., runner.Evaluation]:
-    monkeypatch.setattr(runner, "load_panel", lambda *_, **__: panel)
+    monkeypatch.setattr(asking, "load_panel", lambda *_, **__: panel)
 
     def run(source: Any = tiny_artifact, **arguments: Any) -> runner.Evaluation:
         return evaluate_artifact(source, **{"output_dir": tmp_path, "settings": SETTINGS, **arguments})
@@ -109,6 +111,35 @@ def test_a_saved_artifact_is_evaluated_the_same(
     assert evaluate(folder).report.rows == evaluate().report.rows
 
 
+def test_prompt_sets_of_a_users_own_are_measured(
+    evaluate: Callable[..., runner.Evaluation], panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another judge answers for what should stay, and its pictures show how often the first one is wrong."""
+    file = tmp_path / "sets.csv"
+    file.write_text(
+        "set,prompt,label,seed\nown name,a church on a hill,,\nown name,an old church,,\n"
+        "synonyms,a chapel in the fog,church,5\nother concepts,a harbour in rain,harbour,\n"
+    )
+    other = ConstantJudge("others", ("harbour", "kite"), "kite")
+    panels = {"theirs": panel, "clip:x/y": Panel(other)}
+    monkeypatch.setattr(asking, "load_panel", lambda family, **_: panels[family])
+    settings = replace(SETTINGS, n=None, prompts=file, retention_judge="clip:x/y")
+    report = evaluate(judge="theirs", settings=settings).report
+    assert {row.name: (row.judge, row.base.k, row.base.n) for row in report.rows} == {
+        "own name": ("concepts", 2, 2), "synonyms": ("concepts", 1, 1), "other concepts": ("others", 0, 1),
+    }  # fmt: skip
+    assert [judge.name for judge in report.judges] == ["concepts", "seconds", "styles", "others"]
+    assert report.not_measured["implicit"] == "sets.csv has no such prompts"
+    assert report.settings.pictures_per_set == 2
+    assert not isinstance(report.validation, str)
+    first = report.validation[0]
+    on_base, on_erased = first.of(Source.BASE), first.of(Source.ERASED)
+    assert on_base is not None
+    assert on_erased is not None
+    assert (first.judge, on_base.positives, on_base.negatives) == ("concepts", 2, 1)
+    assert (on_erased.positives, on_erased.negatives) == (0, 1)
+
+
 def test_an_interrupted_evaluation_resumes_and_leaves_no_report_before(
     evaluate: Callable[..., runner.Evaluation], tmp_path: Path
 ) -> None:
@@ -133,7 +164,7 @@ def test_an_interrupted_evaluation_resumes_and_leaves_no_report_before(
 def test_an_erasure_that_is_not_active_gives_no_report(
     tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
-    plan = runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2)
+    plan = embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2)
     with pytest.raises(ErasureNotActiveError):
         evaluate_pipelines(
             Subject(tiny_pipe, tiny_pipe, tiny_artifact, "base"),
@@ -159,7 +190,7 @@ def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
     with pytest.raises(ErasureNotActiveError):
         evaluate_pipelines(
             Subject(tiny_pipe, erased, tiny_artifact, "base"),
-            plan=runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
+            plan=embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2),
             panel=panel,
             output_dir=tmp_path,
             settings=SETTINGS,
@@ -171,7 +202,7 @@ def test_an_erasure_that_is_lost_meanwhile_gives_no_report(
 def measured(subject: Subject, panel: Panel, folder: Path) -> runner.Evaluation:
     return evaluate_pipelines(
         subject,
-        plan=runner.embedded_prompt_plan(subject.artifact.manifest.concepts, n=2),
+        plan=embedded_prompt_plan(subject.artifact.manifest.concepts, n=2),
         panel=panel,
         output_dir=folder,
         settings=SETTINGS,
@@ -236,7 +267,7 @@ def test_the_own_name_comes_first(
 ) -> None:
     erased = sibling(tiny_pipe)
     runner.load_erasure(erased, tiny_artifact)
-    plan = PromptPlan(runner.embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2).sets[1:], {})
+    plan = PromptPlan(embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2).sets[1:], {})
     with pytest.raises(EvaluationError, match="first prompt set is 'synonyms'; expected 'own name'"):
         evaluate_pipelines(
             Subject(tiny_pipe, erased, tiny_artifact, "base"), plan=plan, panel=panel, output_dir=tmp_path
