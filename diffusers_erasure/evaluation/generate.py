@@ -99,9 +99,14 @@ class Drawings:
         return self.images
 
 
+def is_embedded(model: str) -> bool:
+    """Whether a base model is the embedded pipeline, by its id or its folder."""
+    return model == EMBEDDED_MODEL_ID or Path(model).expanduser().resolve() == embedded_folder().resolve()
+
+
 def sampling_defaults(model: str) -> Sampling:
     """Steps and guidance scale that suit a base model: the embedded pipeline's, or diffusers' own."""
-    if model == EMBEDDED_MODEL_ID or Path(model).expanduser().resolve() == embedded_folder().resolve():
+    if is_embedded(model):
         return Sampling(EMBEDDED_STEPS, EMBEDDED_GUIDANCE_SCALE)
     return Sampling(steps=50, guidance_scale=7.5)
 

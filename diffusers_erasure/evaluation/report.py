@@ -51,6 +51,7 @@ from .splits import SplitRecord
 __all__ = [
     "FORMAT_VERSION",
     "NOT_MEASURED",
+    "OTHER_SCOPE",
     "POSITIVE_CONTROL_FLOOR",
     "RETENTION_CONTROL_FLOOR",
     "SCOPE",
@@ -82,6 +83,11 @@ SCOPE = (
     "Figures from the embedded pipeline show the ordering of methods and that the harness works, not how "
     "robust the same method is on Stable Diffusion 1.4. Whoever holds the base weights can undo an erasure."
 )
+OTHER_SCOPE = (
+    "Measured with these prompts, seeds and judges; other prompts and attacks may bring back more. Whoever "
+    "holds the base weights can undo an erasure."
+)
+"""Of figures from another base than the embedded one."""
 
 
 class ConceptCount(Record):

@@ -12,11 +12,14 @@ from diffusers_erasure.artifacts.apply import list_erasures
 from .attack_evaluation import UnderAttack
 from .confusion import JudgeValidation
 from .fidelity import Fidelity
+from .generate import is_embedded
 from .judges import Judge, Panel
 from .measure import Measured, measure_controls
 from .prompt_sets import PromptPlan
 from .records import NOT_MEASURED, NotMeasured, refusing
 from .report import (
+    OTHER_SCOPE,
+    SCOPE,
     ErasureRecord,
     EvaluationReport,
     JudgeRecord,
@@ -93,6 +96,7 @@ def build_report(
                 **{name: version(name) for name in ("torch", "diffusers", "transformers")},
             },
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            scope=SCOPE if is_embedded(erasure.base) else OTHER_SCOPE,
         )
 
 

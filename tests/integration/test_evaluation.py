@@ -70,6 +70,7 @@ def test_uce_erases_the_church_and_keeps_the_rest(church: Artifact, pictures: Pa
     ).report
     rows = {row.name: row for row in report.rows}
     assert report.verdict is Verdict.MEASURED
+    assert "from the embedded pipeline" in report.scope
     assert rows["own name"].base.rate >= 0.95
     assert rows["own name"].erased.rate <= 0.1
     assert rows["synonyms"].erased.rate <= 0.1

@@ -130,7 +130,8 @@ def test_prompt_sets_of_a_users_own_are_measured(
     }  # fmt: skip
     assert [judge.name for judge in report.judges] == ["concepts", "seconds", "styles", "others"]
     assert report.not_measured["implicit"] == "sets.csv has no such prompts"
-    assert report.settings.pictures_per_set == 2
+    assert (report.settings.pictures_per_set, report.settings.prompt_file) == (2, "sets.csv")
+    assert "embedded pipeline" not in report.scope
     assert not isinstance(report.validation, str)
     first = report.validation[0]
     on_base, on_erased = first.of(Source.BASE), first.of(Source.ERASED)
