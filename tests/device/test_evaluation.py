@@ -14,7 +14,6 @@ from diffusers_erasure.evaluation.judges import load_panel, load_question
 from diffusers_erasure.evaluation.metrics import ClipScorer, classifier_extractor, clip_extractor
 from diffusers_erasure.evaluation.metrics.extractors import load_extractor
 from diffusers_erasure.evaluation.metrics.lpips import embedded_perceptual
-from diffusers_erasure.evaluation.prompt_sets import JudgeRole
 from diffusers_erasure.evaluation.reactivation import Subject, reactivate
 from tests.device.second_device import second_device
 from tests.foreign_models import write_classifier, write_clip
@@ -36,12 +35,12 @@ def test_pictures_are_drawn_there_and_come_back(tiny_pipe: StableDiffusionPipeli
 
 def test_judges_and_metrics_see_there_what_they_see_here() -> None:
     other = IMAGES.flip(0)
-    seen = [load_panel().of(role).judge(IMAGES).probabilities for role in JudgeRole]
+    seen = [judge.judge(IMAGES).probabilities for judge in load_panel().members]
     features, distance = load_extractor("embedded")(IMAGES), embedded_perceptual()(IMAGES, other)
     with second_device() as device:
         place = str(device)
-        for role, expected in zip(JudgeRole, seen, strict=True):
-            told = load_panel(device=place).of(role).judge(IMAGES).probabilities
+        for judge, expected in zip(load_panel(device=place).members, seen, strict=True):
+            told = judge.judge(IMAGES).probabilities
             torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-3)
         found = load_extractor("embedded", device=place)(IMAGES)
         torch.testing.assert_close(found, features, atol=1e-4, rtol=1e-3)
