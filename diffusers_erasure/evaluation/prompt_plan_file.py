@@ -158,8 +158,16 @@ class PlanFile:
                 )
                 self._check_distinct(name, items)
                 sets.append(PromptSet(name, PURPOSES[name], items))
-        missing = [name for name in SET_ORDER[:3] if name not in {one.name for one in sets}]
-        return PromptPlan(tuple(sets), {name: f"{self.path.name} has no such prompts" for name in missing})
+        return PromptPlan(tuple(sets), self._not_measured())
+
+    def _not_measured(self) -> dict[str, str]:
+        """What the file says nothing about: ways to ask for the concept, or all of what should stay."""
+        given = {row.set for row in self.rows}
+        asking = [name for name, purpose in PURPOSES.items() if purpose is Purpose.ERASED]
+        missing = [name for name in asking if name not in given]
+        if all(row.erased for row in self.rows):
+            missing.append("what should stay")
+        return {name: f"{self.path.name} has no such prompts" for name in missing}
 
     def _chosen(self, rows: Sequence[PlannedPrompt], n: int | None) -> list[PlannedPrompt]:
         """The rows in the order of their pictures."""

@@ -64,6 +64,10 @@ def test_sets_stand_in_the_order_of_a_report_with_what_they_say(write: Write, pa
     assert plan.not_measured == dict.fromkeys(("synonyms", "implicit"), "sets.jsonl has no such prompts")
 
 
+def test_a_file_without_what_should_stay_says_so(write: Write, panel: Panel) -> None:
+    assert set(planned(write(ROWS[1]), panel).not_measured) == {"synonyms", "implicit", "what should stay"}
+
+
 def test_each_picture_asks_the_judge_that_knows_its_labels(write: Write, panel: Panel) -> None:
     own, others, styles = planned(write(*ROWS), panel).sets
     assert [(item.about, item.labels, item.role) for item in own.items] == [
