@@ -28,7 +28,7 @@ from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError
 
 from .profiles import Profile
-from .variants import RETAIN_BANK, Variant
+from .variants import Variant
 
 FIRST_SEED, SEEDS_APART = 900_000_000, 10_000
 """Noise seeds of the first training seed, and how far on those of the next begin."""
@@ -192,7 +192,7 @@ class Cell:
     def _training(self) -> Step:
         arguments = self.variant.arguments(self.concept, self.seed)
         command = [TRAIN, *arguments, "--output_dir", str(self.artifact)]
-        if self.variant.method in RETAIN_BANK and "--max_retain_prompts" not in command:
+        if self.variant.shares_bank:
             named = ["retain-bank", *_value_of("--retain_set", command)]  # a bank holds one retain set
             command += ["--retain_bank", str(self.work_dir / "-".join(named))]
         return Step(TRAIN, self.artifact / MANIFEST_NAME, tuple(command))

@@ -37,8 +37,6 @@ _AEGIS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 _NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 _FAST = ("--attack_steps", "1", "--attack_rule", "sign")
-RETAIN_BANK = frozenset({"advunlearn"})
-"""Methods that share a bank of what stays, whatever they erase."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class Variant:
         method: The command's name for it.
         flags: What differs from its defaults.
         by_concept: The same for single concepts, after `flags`.
+        shares_bank: Its trainings share a pool of what stays, whatever they erase. Those that train the UNet
+            have none: its latents change with it.
         family: Variants of one family share a colour.
     """
 
@@ -59,6 +59,7 @@ class Variant:
     method: str
     flags: tuple[str, ...] = ()
     by_concept: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NOTHING)
+    shares_bank: bool = False
 
     @property
     def family(self) -> str:
@@ -77,8 +78,8 @@ ESD_U = Variant("esd-u", "ESD-u", "esd", ("--train_method", "esd-u"), _ESD)
 ESD_TEXT = Variant(
     "esd-text-encoder", "ESD text encoder", "esd", ("--train_method", "text_encoder_full"), _ESD_TEXT
 )
-ADVUNLEARN = Variant("advunlearn", "AdvUnlearn", "advunlearn", by_concept=_ADVUNLEARN)
-FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _ADVUNLEARN)
+ADVUNLEARN = Variant("advunlearn", "AdvUnlearn", "advunlearn", by_concept=_ADVUNLEARN, shares_bank=True)
+FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _ADVUNLEARN, shares_bank=True)
 ADVUNLEARN_UNET = Variant(
     "advunlearn-unet", "AdvUnlearn UNet", "advunlearn", ("--train_method", "esd-x"), _ADVUNLEARN
 )
@@ -101,7 +102,7 @@ SHORT_ADVUNLEARN = Variant(
 
 
 def _ablation(slug: str, label: str, method: str, *flags: str) -> Variant:
-    return Variant(slug, label, method, flags)
+    return Variant(slug, label, method, flags, shares_bank=method == "advunlearn")
 
 
 ADVUNLEARN_ABLATIONS = (

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from pydantic import model_validator
+
+from diffusers_erasure.diffusion import component_of
+from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.settings import setting
 
 from .guided_settings import GuidedErasureConfig
@@ -41,3 +47,15 @@ class RetainSetConfig(GuidedErasureConfig):
     retain_bank: str = setting(
         "", "folder for the retain set's pool, which every concept of one base model can use", recorded=False
     )
+
+    @model_validator(mode="after")
+    def _bank_is_a_pool(self) -> Self:
+        """A folder holds a pool; latents that are sampled anew in every step are kept nowhere."""
+        source = self.source_of_latents(trains_unet=component_of(self.train_method) == "unet")
+        if self.retain_bank and source != "pool":
+            raise ConfigError(
+                f"retain_bank {self.retain_bank!r} was given, and with train_method {self.train_method} "
+                f"latents come from {source}; expected no folder, since only a pool is kept in one; leave "
+                "retain_bank out, or set latents_from pool"
+            )
+        return self

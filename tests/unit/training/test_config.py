@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from diffusers_erasure.errors import ConfigError
 from diffusers_erasure.training import TrainingConfig, methods
+from diffusers_erasure.training.advunlearn_settings import AdvUnlearnConfig
 from diffusers_erasure.training.uce import UCEConfig
 
 
@@ -75,3 +76,10 @@ def test_concepts_take_anchors_and_kind_from_the_settings() -> None:
         ("dog", "tree", "object"),
         ("Monet", "art", "style"),
     ]
+
+
+def test_a_bank_for_latents_that_are_kept_nowhere_is_refused(tmp_path: Path) -> None:
+    place = {"concept": ("church",), "retain_bank": str(tmp_path / "bank")}
+    with pytest.raises(ConfigError, match="latents come from student; expected no folder"):
+        AdvUnlearnConfig.parse({**place, "train_method": "esd-x"})
+    assert AdvUnlearnConfig.parse({**place, "train_method": "esd-x", "latents_from": "pool"}).retain_bank
