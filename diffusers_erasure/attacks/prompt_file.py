@@ -20,8 +20,9 @@ from math import isfinite
 from pathlib import Path
 
 from diffusers_erasure.errors import ConfigError
-from diffusers_erasure.prompts.csv_file import read_csv, read_text
+from diffusers_erasure.prompts.csv_file import read_csv
 from diffusers_erasure.prompts.jsonl_file import read_jsonl
+from diffusers_erasure.prompts.user_files import read_by_ending
 
 PROMPT_NAMES = ("prompt", "adv_prompt", "adversarial_prompt", "text")
 SEED_NAMES = ("seed", "evaluation_seed", "sd_seed")
@@ -56,14 +57,7 @@ def read_prompt_file(path: str | Path) -> tuple[FilePrompt, ...]:
         ConfigError: The file is missing, of another kind, not UTF-8, empty, or a row cannot be used.
     """
     file = Path(path).expanduser()
-    reader = _READERS.get(file.suffix.casefold())
-    if reader is None:
-        raise ConfigError(
-            f"the prompt file {file} ends in {file.suffix or 'nothing'!r}; expected .csv, .jsonl or .txt; "
-            "rename or convert it"
-        )
-    text = read_text(file, f"the prompt file {file}")
-    prompts = tuple(reader(file, text))
+    prompts = read_by_ending(file, f"the prompt file {file}", _READERS)
     if not prompts:
         raise ConfigError(f"the prompt file {file} holds no prompt; expected at least one; give another file")
     return prompts

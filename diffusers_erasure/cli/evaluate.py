@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diffusers_erasure.evaluation.attack_settings import AttackSettings
     from diffusers_erasure.evaluation.generate import Sampling
     from diffusers_erasure.evaluation.metrics import Extractor
+    from diffusers_erasure.evaluation.prompt_plan_file import PlanFile
     from diffusers_erasure.evaluation.report import EvaluationReport
     from diffusers_erasure.evaluation.runner import Evaluation
 
@@ -86,20 +87,20 @@ def main(argv: Sequence[str]) -> int:
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
             "of a saved artifact; download it first, or leave --attach out"
         )
-    _check_prompts(arguments)
-    return _evaluate(replace(arguments, device=compute_device(arguments.device)))
+    own = _own_prompts(arguments)
+    return _evaluate(replace(arguments, device=compute_device(arguments.device)), own)
 
 
-def _check_prompts(arguments: EvaluateArguments) -> None:
-    """Refuse a file of prompt sets that cannot be used, or the lack of one, before anything is loaded."""
+def _own_prompts(arguments: EvaluateArguments) -> PlanFile | None:
+    """The user's prompt sets; a file that cannot be used, or the lack of one, is refused at once."""
     from diffusers_erasure.evaluation.asking import check_judges
     from diffusers_erasure.evaluation.prompt_plan_file import PlanFile
 
     check_judges(arguments.judge, arguments.retention_judge, own_prompts=arguments.prompts is not None)
     if arguments.prompts is None:
         _check_concepts(arguments.artifact)
-    else:
-        PlanFile.read(arguments.prompts)
+        return None
+    return PlanFile.read(arguments.prompts)
 
 
 def _check_concepts(source: str) -> None:
@@ -125,7 +126,7 @@ def _check_concepts(source: str) -> None:
         ) from error
 
 
-def _evaluate(arguments: EvaluateArguments) -> int:
+def _evaluate(arguments: EvaluateArguments, own: PlanFile | None) -> int:
     from diffusers_erasure.artifacts.door import load_artifact
     from diffusers_erasure.evaluation.report import Verdict
     from diffusers_erasure.evaluation.runner import EvaluationSettings, evaluate_artifact
@@ -143,7 +144,7 @@ def _evaluate(arguments: EvaluateArguments) -> int:
             judge=arguments.judge,
             settings=EvaluationSettings(
                 n=arguments.n,
-                prompts=arguments.prompts,
+                prompts=own,
                 retention_judge=arguments.retention_judge,
                 first_seed=arguments.first_seed,
                 sampling=_sampling(arguments, artifact.manifest.base.id),

@@ -4,13 +4,15 @@
     own name,a harbour in the style of Van Gogh,
     synonyms,"a harbour, thick swirling brush strokes, 1889",
     other styles,a harbour in the style of Claude Monet,Claude Monet
-    objects,an oil lamp on a desk,lamp|lantern
+    objects,an oil lamp on a desk,oil lamp
 
     set       one of `prompt_sets.PURPOSES`, which says what its rate means; "own name" must be there, and is
               what attacks are tried on
     prompt    what is drawn
-    label     what the judge must name for the picture to count, several with | between them. Prompts of the
-              erased concept need none: what stands behind the judge's # counts, or the concept's own names
+    label     what the judge must name for the picture to count, several with | between them: names that a
+              classifier keeps apart, not other words for one thing, which CLIP's share would be split over.
+              Prompts of the erased concept need none: what stands behind the judge's # counts, or the
+              concept's own names
     concept   which erased concept, or member of a theme, the prompt is about; needed where there are several
     seed      of its picture; where it is missing, seeds start where those of our own sets do
 
@@ -29,8 +31,9 @@ from typing import Self
 
 from diffusers_erasure.attacks.prompt_file import LARGEST_SEED
 from diffusers_erasure.errors import ConfigError, EvaluationError
-from diffusers_erasure.prompts.csv_file import read_csv, read_text
+from diffusers_erasure.prompts.csv_file import read_csv
 from diffusers_erasure.prompts.jsonl_file import read_jsonl
+from diffusers_erasure.prompts.user_files import read_by_ending
 
 from .embedded_prompts import NamedConcept
 from .judges import Panel, find_labels, panel_question
@@ -101,13 +104,7 @@ class PlanFile:
                 concept's own name is not among the sets.
         """
         file = Path(path).expanduser()
-        reader = _READERS.get(file.suffix.casefold())
-        if reader is None:
-            raise ConfigError(
-                f"the file of prompt sets {file} ends in {file.suffix or 'nothing'!r}; expected .csv or "
-                ".jsonl, since each prompt is of a set; rename or convert it"
-            )
-        rows = tuple(reader(file, read_text(file, f"the file of prompt sets {file}")))
+        rows = read_by_ending(file, f"the file of prompt sets {file}", _READERS)
         if not any(row.set == OWN_NAME for row in rows):
             raise ConfigError(
                 f"{file} has no prompt of the set {OWN_NAME!r}; expected some, since they show that the "
@@ -144,7 +141,8 @@ class PlanFile:
             first_seed: Seeds of the pictures start here.
 
         Raises:
-            ConfigError: `n` cannot be drawn, or two pictures of a set would be the same.
+            ConfigError: `n` cannot be drawn, two pictures of a set would be the same, or a row does not say
+                which of several concepts it is about, or names one that was not erased.
             EvaluationError: No judge knows a label.
         """
         sets = []
@@ -158,7 +156,7 @@ class PlanFile:
                 )
                 self._check_distinct(name, items)
                 sets.append(PromptSet(name, PURPOSES[name], items))
-        return PromptPlan(tuple(sets), self._not_measured())
+        return PromptPlan(tuple(sets), self._not_measured(), source=self.path.name)
 
     def _not_measured(self) -> dict[str, str]:
         """What the file says nothing about: ways to ask for the concept, or all of what should stay."""

@@ -135,11 +135,24 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """Everything that one evaluation draws, what it cannot draw and why, and what settings are tuned on."""
+    """Everything that one evaluation draws.
+
+    Attributes:
+        sets: In the order of a report.
+        not_measured: What it cannot draw, and why.
+        dev: Prompts that settings are tuned on.
+        source: Name of the user's file that it comes from; "" if it is ours.
+    """
 
     sets: tuple[PromptSet, ...]
     not_measured: Mapping[str, str]
     dev: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Of every picture of every set."""
+        return tuple(prompt for prompt_set in self.sets for prompt in prompt_set.prompts)
 
     @property
     def pictures(self) -> int:

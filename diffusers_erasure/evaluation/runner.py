@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffusers_erasure.artifacts.apply import load_erasure
@@ -22,7 +22,7 @@ from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
 from diffusers_erasure.diffusion.pictures import png_bytes
 from diffusers_erasure.durable import write_whole
-from diffusers_erasure.errors import EvaluationError
+from diffusers_erasure.errors import ConfigError, EvaluationError
 from diffusers_erasure.pipelines.base import load_base_pipeline
 from diffusers_erasure.pipelines.verifying import verify_erasure
 
@@ -102,8 +102,8 @@ class EvaluationSettings:
 
     Attributes:
         n: Pictures per set and pipeline; None draws 100, or each prompt of a file once.
-        prompts: csv or jsonl file of prompt sets of your own (`prompt_plan_file`), for `evaluate_artifact`;
-            those of the embedded vocabulary unless given.
+        prompts: Prompt sets of your own, `PlanFile.read("sets.csv")`, for `evaluate_artifact`; those of the
+            embedded vocabulary unless given.
         retention_judge: Who answers for what should stay, where the concept's judge cannot name it; only with
             `prompts`.
         first_seed: Seeds of the pictures start here.
@@ -116,7 +116,7 @@ class EvaluationSettings:
     """
 
     n: int | None = None
-    prompts: str | Path | None = None
+    prompts: PlanFile | None = None
     retention_judge: str | None = None
     first_seed: int = FIRST_TEST_SEED
     sampling: Sampling | None = None
@@ -155,24 +155,25 @@ def evaluate_artifact(
         progress: Told about every batch.
 
     Raises:
-        ConfigError: The judge names labels that nobody can use, there is no such judge, or a row of the file
-            cannot be used.
-        EvaluationError: There are no prompts for what was erased, or no judge knows a label.
+        ConfigError: The judge names labels that nobody can use, there is no such judge, or a row of your
+            prompt sets cannot be used.
+        EvaluationError: There are no prompts for what was erased, training may have seen one of them, or no
+            judge knows a label.
         ErasureNotActiveError: The erasure is not verified, before or after drawing; there is no report then.
     """
     settings = settings or EvaluationSettings()
-    own = None if settings.prompts is None else PlanFile.read(settings.prompts)
-    check_judges(judge, settings.retention_judge, own_prompts=own is not None)
+    check_judges(judge, settings.retention_judge, own_prompts=settings.prompts is not None)
     artifact = source if isinstance(source, Artifact) else load_artifact(source)
     plan, panel = plan_and_panel(
         artifact.manifest.concepts,
-        own,
+        settings.prompts,
         judge=judge,
         retention_judge=settings.retention_judge,
         n=settings.n,
         first_seed=settings.first_seed,
         device=device,
     )
+    _check_splits(artifact, plan)
     model = base or artifact.manifest.base.id
     stock = load_base_pipeline(model).to(device)
     erased = sibling(stock)
@@ -182,7 +183,7 @@ def evaluate_artifact(
         plan=plan,
         panel=panel,
         output_dir=output_dir,
-        settings=settings,
+        settings=replace(settings, prompts=None, retention_judge=None),
         cache_dir=cache_dir,
         progress=progress,
     )
@@ -208,8 +209,18 @@ def evaluate_pipelines(
         settings: How to run it.
         cache_dir: Where pictures are kept; `pictures/` in `output_dir` unless given.
         progress: Told about every batch.
+
+    Raises:
+        ConfigError: The settings bring prompts or a judge, which `plan` and `panel` already are.
+        EvaluationError: Training may have seen a prompt of the plan.
+        ErasureNotActiveError: The erasure is not verified, before or after drawing; there is no report then.
     """
     settings = settings or EvaluationSettings()
+    if settings.prompts is not None or settings.retention_judge is not None:
+        raise ConfigError(
+            "the settings bring prompts or a retention_judge beside a plan and a panel; expected them in "
+            "plan and panel alone; make both with plan_and_panel, or call evaluate_artifact"
+        )
     folder = Path(output_dir)
     started = time.monotonic()
     splits = _splits(subject.artifact, plan)
@@ -229,7 +240,7 @@ def evaluate_pipelines(
         plan,
         panel,
         erasure=erasure_record(subject, before.state, after.state),
-        settings=_settings_record(subject, measured, settings),
+        settings=_settings_record(subject, plan, measured, settings),
         seconds=time.monotonic() - started,
     )
     _write_pictures(folder, found, subject.artifact, settings)
@@ -245,12 +256,16 @@ def _limit(settings: EvaluationSettings) -> int | None:
     return settings.attacks.prompts if settings.attacks else None
 
 
-def _splits(artifact: Artifact, plan: PromptPlan) -> tuple[SplitRecord, ...]:
-    """Digests of what was trained and is tested on; refused if they overlap."""
+def _check_splits(artifact: Artifact, plan: PromptPlan) -> tuple[str, ...]:
+    """The prompts that were trained on; refused if one of the plan is among them."""
     train = training_prompts(artifact.manifest.concepts, artifact.manifest.settings)
-    test = tuple(prompt for prompt_set in plan.sets for prompt in prompt_set.prompts)
-    check_disjoint(test, (*train, *plan.dev))
-    records = [split_record("train", train), split_record("test", test)]
+    check_disjoint(plan.prompts, (*train, *plan.dev))
+    return train
+
+
+def _splits(artifact: Artifact, plan: PromptPlan) -> tuple[SplitRecord, ...]:
+    """Digests of what was trained and is tested on."""
+    records = [split_record("train", _check_splits(artifact, plan)), split_record("test", plan.prompts)]
     if plan.dev:
         records.insert(1, split_record("dev", plan.dev))
     note_test_read(records[-1])
@@ -336,7 +351,7 @@ def _named(progress: SetProgress | None, prompt_set: PromptSet) -> Callable[[int
 
 
 def _settings_record(
-    subject: Subject, measured: Sequence[Measured], settings: EvaluationSettings
+    subject: Subject, plan: PromptPlan, measured: Sequence[Measured], settings: EvaluationSettings
 ) -> SamplingRecord:
     sampling = _sampling(subject.model, settings)
     height, width = measured[0].erased.shape[2:]
@@ -344,7 +359,7 @@ def _settings_record(
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         pictures_per_set=max(len(result.prompt_set.items) for result in measured),
-        prompt_file="" if settings.prompts is None else Path(settings.prompts).name,
+        prompt_file=plan.source,
         first_seed=settings.first_seed,
         picture_size=(height, width),
         dtype=str(subject.erased.unet.dtype).removeprefix("torch."),

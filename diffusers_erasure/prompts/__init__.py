@@ -9,7 +9,9 @@ retain         prompts whose pictures must not change
 retain_sets    the same as a choice: sets by name or file, with what is left out and why
 retain_rules   the rules that leave prompts out
 nouns          lists of things that one can photograph
-csv_file       csv files of users, read strictly
+user_files     files of users, by the ending of their names
+csv_file       csv of users, read strictly
+jsonl_file     jsonl of users, likewise
 user_functions functions that users plug in by name
 """
 

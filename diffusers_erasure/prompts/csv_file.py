@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from diffusers_erasure.errors import ConfigError
 
@@ -40,24 +39,6 @@ class CsvTable:
                     line, f"has {len(cells)} cells", f"{len(self.columns)} ({', '.join(self.columns)})"
                 )
             yield line, dict(zip(self.columns, cells, strict=True))
-
-
-def read_text(path: Path, what: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
-
-    Args:
-        path: The file.
-        what: How an error speaks of it: "the retain set mine.csv".
-
-    Raises:
-        ConfigError: There is no such file, or it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{what} cannot be read ({error}); expected a file in UTF-8; check its path and encoding"
-        ) from error
 
 
 def read_csv(text: str, fault: Fault) -> CsvTable:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from diffusers_erasure.errors import ConfigError
 
-from .csv_file import Fault, read_csv, read_text
+from .csv_file import Fault, read_csv
 from .pairs import PromptPair
+from .user_files import read_text
 
 REQUIRED = ("malicious", "safe")
 OPTIONAL = ("word", "safe_word")

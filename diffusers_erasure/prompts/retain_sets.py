@@ -24,11 +24,12 @@ from typing import Literal, get_args
 from diffusers_erasure.concepts import ConceptKind, ConceptSet
 from diffusers_erasure.errors import ConfigError
 
-from .csv_file import read_csv, read_text
+from .csv_file import read_csv
 from .nouns import nouns
 from .retain import embedded_prompts, scene_prompts
 from .retain_rules import KeywordRule, RetainRule, ask_rule, load_rule, spoken
 from .styled import styled_prompts
+from .user_files import read_by_ending
 from .wording import Split, World, templates
 
 logger = logging.getLogger(__name__)
@@ -199,14 +200,12 @@ def _pick(free: Sequence[bool], limit: int | None) -> list[int]:
 def _read_file(source: str) -> tuple[str, ...]:
     """The prompts of a user's file."""
     path = Path(source).expanduser()
-    reader = _READERS.get(path.suffix.casefold())
-    if reader is None:
+    if path.suffix.casefold() not in _READERS:
         raise ConfigError(
             f"there is no retain set {source!r}; expected one of {', '.join(RETAIN_SETS)}, or a file that "
             f"ends in .txt or .csv; correct the name"
         )
-    text = read_text(path, f"the retain set {source}")
-    prompts = reader(path, text)
+    prompts = read_by_ending(path, f"the retain set {source}", _READERS)
     if not prompts:
         raise ConfigError(
             f"the retain set {source} holds no prompt; expected at least one; write some, or take one of "

@@ -4,9 +4,10 @@
 
 The labels are those that count and those that they are held against; each is put into the template ("a photo
 of a {}"), and CLIP's probabilities over them are a softmax of its scaled cosines. A prompt file of `evaluate`
-tells labels too: everything that its rows ask about competes. Where all this is one label, its one rival is
-"something else", which is easily beaten: name the things that could be confused, and look at the confusion
-matrix before believing a figure.
+tells labels too: everything that its rows ask about competes. The best label must reach `threshold`, and two
+words for one thing share what is one thing's, so that neither may: give it one. Where all this is one label,
+its one rival is "something else", which is easily beaten: name the things that could be confused, and look
+at the confusion matrix before believing a figure.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from diffusers_erasure.evaluation.embedded_prompts import embedded_prompt_plan
 from diffusers_erasure.evaluation.generate import Sampling
 from diffusers_erasure.evaluation.judges import Panel
 from diffusers_erasure.evaluation.metrics import Extractor
+from diffusers_erasure.evaluation.prompt_plan_file import PlanFile
 from diffusers_erasure.evaluation.prompt_sets import PromptPlan
 from diffusers_erasure.evaluation.report import Verdict, read_report
 from diffusers_erasure.evaluation.runner import (
@@ -123,7 +124,7 @@ def test_prompt_sets_of_a_users_own_are_measured(
     other = ConstantJudge("others", ("harbour", "kite"), "kite")
     panels = {"theirs": panel, "clip:x/y": Panel(other)}
     monkeypatch.setattr(asking, "load_panel", lambda family, **_: panels[family])
-    settings = replace(SETTINGS, n=None, prompts=file, retention_judge="clip:x/y")
+    settings = replace(SETTINGS, n=None, prompts=PlanFile.read(file), retention_judge="clip:x/y")
     report = evaluate(judge="theirs", settings=settings).report
     assert {row.name: (row.judge, row.base.k, row.base.n) for row in report.rows} == {
         "own name": ("concepts", 2, 2), "synonyms": ("concepts", 1, 1), "other concepts": ("others", 0, 1),
@@ -139,6 +140,31 @@ def test_prompt_sets_of_a_users_own_are_measured(
     assert on_erased is not None
     assert (first.judge, on_base.positives, on_base.negatives) == ("concepts", 2, 1)
     assert (on_erased.positives, on_erased.negatives) == (0, 1)
+
+
+def test_prompts_that_were_trained_on_are_refused_before_the_base_is_loaded(
+    evaluate: Callable[..., runner.Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sets.csv"
+    file.write_text("set,prompt\nown name,a drawing of a church\n")
+    monkeypatch.setattr(runner, "training_prompts", lambda *_: ("a drawing of a church",))
+    monkeypatch.setattr(runner, "load_base_pipeline", lambda *_: pytest.fail("the base was loaded"))
+    with pytest.raises(EvaluationError, match="a drawing of a church"):
+        evaluate(settings=replace(SETTINGS, prompts=PlanFile.read(file)))
+
+
+def test_settings_that_a_plan_would_leave_unused_are_refused(
+    tiny_artifact: Artifact, panel: Panel, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    file = tmp_path / "sets.csv"
+    file.write_text("set,prompt\nown name,an old church\n")
+    plan = embedded_prompt_plan(tiny_artifact.manifest.concepts, n=2, first_seed=0)
+    subject = Subject(tiny_pipe, sibling(tiny_pipe), tiny_artifact, "tiny")
+    for beside in ({"prompts": PlanFile.read(file)}, {"retention_judge": "clip:x/y"}):
+        with pytest.raises(ConfigError, match="beside a plan and a panel"):
+            evaluate_pipelines(
+                subject, plan=plan, panel=panel, output_dir=tmp_path, settings=replace(SETTINGS, **beside)
+            )
 
 
 def test_an_interrupted_evaluation_resumes_and_leaves_no_report_before(
