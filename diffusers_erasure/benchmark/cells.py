@@ -210,6 +210,7 @@ def cells(
     concepts: Sequence[str] = (),
     seeds: Sequence[int] = (),
     methods: Sequence[str] = (),
+    attacks: Sequence[str] = (),
 ) -> list[Cell]:
     """Every cell of a profile, those of the first training seed first.
 
@@ -219,15 +220,17 @@ def cells(
         concepts: Only these; all of the profile unless given.
         seeds: Only these training seeds.
         methods: Only the variants of these slugs.
+        attacks: Only these attacks.
 
     Raises:
-        ConfigError: The profile has no such concept, seed or variant.
+        ConfigError: The profile has no such concept, seed, variant or attack.
     """
     slugs = tuple(one.slug for one in chosen.variants)
     for what, given, known in (
         ("concept", concepts, chosen.concepts),
         ("training seed", seeds, chosen.seeds),
         ("variant", methods, slugs),
+        ("attack", attacks, chosen.attacks),
     ):
         for one in given:
             if one not in known:
@@ -235,8 +238,9 @@ def cells(
                     f"the profile {chosen.name} has no {what} {one!r}; expected some of "
                     f"{', '.join(map(str, known))}; choose of these, or another --profile"
                 )
+    tried = tuple(name for name in chosen.attacks if name in (attacks or chosen.attacks))
     return [
-        Cell(variant, concept, seed, work_dir, chosen.attacks, chosen.prompts)
+        Cell(variant, concept, seed, work_dir, tried, chosen.prompts)
         for seed in chosen.seeds
         if seed in (seeds or chosen.seeds)
         for concept in chosen.concepts

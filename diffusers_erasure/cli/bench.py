@@ -60,6 +60,8 @@ class BenchArguments:
     """Only these variants of the profile, as --list calls them."""
     seeds: Annotated[tuple[int, ...], otherwise("all")] = ()
     """Only these training seeds of the profile."""
+    attacks: Annotated[tuple[str, ...], otherwise("all")] = ()
+    """Only these attacks of the profile."""
     list: bool = False
     """Only print the profiles, this one's cells and their commands."""
     report: bool = False
@@ -85,7 +87,12 @@ def main(argv: Sequence[str]) -> int:
     earlier = read_earlier(arguments.known, chosen.prompts)
     every = earlier.known_to(
         cells(
-            chosen, work_dir, concepts=arguments.concepts, seeds=arguments.seeds, methods=arguments.methods
+            chosen,
+            work_dir,
+            concepts=arguments.concepts,
+            seeds=arguments.seeds,
+            methods=arguments.methods,
+            attacks=arguments.attacks,
         ),
         settings_of,
     )

@@ -95,6 +95,15 @@ def test_a_cell_is_what_was_run_before_there_was_this_room() -> None:
     }
 
 
+def test_only_some_attacks_are_run_in_the_order_of_the_profile() -> None:
+    chosen = profile("full")
+    asked = ["soft_prompt", "unlearndiffatk"]
+    (cell,) = cells(chosen, WORK, concepts=["dog"], seeds=[0], methods=["uce"], attacks=asked)
+    (whole,) = cells(chosen, WORK, concepts=["dog"], seeds=[0], methods=["uce"])
+    assert list(commands(cell)) == ["train", "evaluate", "unlearndiffatk", "soft_prompt"]
+    assert commands(cell).items() <= commands(whole).items()
+
+
 def test_luck_may_show_as_many_pictures_as_any_attack() -> None:
     """Luck is cut to the attack beside it, so it must never have had fewer."""
     shown = {name: preset_config(attacks()[name], "quick").judged_images for name in ATTACKS}

@@ -83,3 +83,5 @@ def test_what_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "--jobs -1 cells at a time cannot be" in capsys.readouterr().err
     assert main(["bench", "--shard", "2/2", "--work_dir", str(tmp_path)]) == 2
     assert "expected i/n" in capsys.readouterr().err
+    assert main(["bench", "--attacks", "p4d", "--list", "--work_dir", str(tmp_path)]) == 2
+    assert "the profile short has no attack 'p4d'" in capsys.readouterr().err
