@@ -24,6 +24,7 @@ from .attacking import Asked, Scene, asked_prompts, open_scene, parse_shard, wit
 from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
 from .flags import otherwise, read_flags, read_known_flags
+from .known_concepts import check_concepts, judged_by_embedded
 from .opening import results_folder
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ def main(argv: Sequence[str]) -> int:
     spec, config = parse_config(arguments, rest)
     shard = parse_shard(arguments.shard, dict(os.environ))
     arguments = replace(arguments, device=compute_device(arguments.device))
+    if judged_by_embedded(arguments.judge) and arguments.prompts is None:
+        check_concepts(
+            arguments.source,
+            instead=f"{PROGRAM} {arguments.source} --judge FAMILY:ID",
+            named=arguments.concept,
+            kind=arguments.concept_kind,
+        )
     run = AttackCommand(arguments, spec, config, shard)
     return run.go()
 

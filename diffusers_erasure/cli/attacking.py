@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers_erasure.errors import ConfigError
 
 from .drawing import erased_class
+from .known_concepts import judged_by_embedded
 
 if TYPE_CHECKING:
     from diffusers_erasure.attacks import AttackedPrompt
@@ -164,7 +165,7 @@ def asked_prompts(
     check_first_seed(first_seed)
     if prompt_file is not None:
         return _file_prompts(scene, panel, prompt_file, n, first_seed)
-    if judge.partition("#")[0].partition(":")[0] == "embedded":
+    if judged_by_embedded(judge):
         plan = embedded_prompt_plan(tuple(scene.concepts), n=n or 100, first_seed=first_seed)
         own = next(one for one in plan.sets if one.name == "own name")
         return tuple(Asked(group.items, group.question) for group in attack_groups(own, panel))

@@ -8,19 +8,19 @@ diffusers-erasure evaluate me/van-gogh-esd --prompts sets.csv --judge clip:opena
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diffusers_erasure.errors import ArtifactError, ConfigError, EvaluationError
+from diffusers_erasure.errors import ConfigError
 
 from .console import note, out, say
 from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
 from .flags import otherwise, read_flags
+from .known_concepts import check_concepts
 from .opening import results_folder
 
 if TYPE_CHECKING:
@@ -98,32 +98,12 @@ def _own_prompts(arguments: EvaluateArguments) -> PlanFile | None:
 
     check_judges(arguments.judge, arguments.retention_judge, own_prompts=arguments.prompts is not None)
     if arguments.prompts is None:
-        _check_concepts(arguments.artifact)
+        source = arguments.artifact
+        check_concepts(
+            source, instead=f"diffusers-erasure evaluate {source} --prompts FILE --judge FAMILY:ID"
+        )
         return None
     return PlanFile.read(arguments.prompts)
-
-
-def _check_concepts(source: str) -> None:
-    """Refuse concepts that there are no prompts for, by the manifest alone: weights are not read for that.
-
-    Raises:
-        EvaluationError: The embedded vocabulary does not know an erased concept.
-    """
-    from diffusers_erasure.artifacts.door import read_manifest, resolve_source
-    from diffusers_erasure.evaluation.embedded_prompts import find_targets
-
-    manifest = None
-    with suppress(ArtifactError):  # what is wrong with the artifact itself, loading it says
-        manifest = read_manifest(resolve_source(source))
-    if manifest is None:
-        return
-    try:
-        find_targets(manifest.concepts)
-    except EvaluationError as error:
-        raise EvaluationError(
-            f"{error} and a judge that can see it: `diffusers-erasure evaluate {source} --prompts FILE "
-            "--judge FAMILY:ID`"
-        ) from error
 
 
 def _evaluate(arguments: EvaluateArguments, own: PlanFile | None) -> int:

@@ -21,6 +21,7 @@ from .console import note, out, say
 from .device import Device, compute_device
 from .drawing import choose_sampling, progress_display
 from .flags import otherwise, read_flags
+from .known_concepts import check_concepts, judged_by_embedded
 from .opening import results_folder
 
 if TYPE_CHECKING:
@@ -97,6 +98,12 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--attach was given for {arguments.artifact!r}, which is no folder here; expected the folder "
             "of a saved artifact; download it first, or leave --attach out"
+        )
+    if judged_by_embedded(arguments.judge):
+        check_concepts(
+            arguments.artifact,
+            instead=f"diffusers-erasure reactivate {arguments.artifact} --judge FAMILY:ID",
+            kind=arguments.concept_kind,
         )
     return _reactivate(replace(arguments, device=compute_device(arguments.device)))
 

@@ -114,8 +114,8 @@ def _known_name(name: str) -> str:
     if found is None:
         raise EvaluationError(
             f"the concept {name!r} is not in the vocabulary of the embedded pipeline, so its judges cannot "
-            f"see it; expected one of {', '.join((*CONCEPTS, *STYLES, *THEMES))}; evaluate it with prompt "
-            "sets of your own"
+            f"see it; expected one of {', '.join((*CONCEPTS, *STYLES, *THEMES))}; take a judge that "
+            "can see it, with prompts of your own"
         )
     return found
 

@@ -55,21 +55,6 @@ def test_labels_of_the_users_own_are_refused(saved_artifact: Path, capsys: Captu
     assert "another one in every prompt set" in capsys.readouterr().err
 
 
-def test_a_concept_without_prompts_is_refused_by_the_manifest_alone(
-    tiny_artifact: Artifact, tmp_path: Path, capsys: Captured
-) -> None:
-    concepts = (ConceptRecord(name="zeppelin"),)
-    manifest = tiny_artifact.manifest.model_copy(update={"concepts": concepts})
-    folder = save_artifact(replace(tiny_artifact, manifest=manifest), tmp_path / "zeppelin-uce")
-    for weights in folder.glob("*.safetensors"):
-        weights.unlink()
-    assert run(folder) == 2
-    error = capsys.readouterr().err
-    assert "'zeppelin' is not in the vocabulary of the embedded pipeline" in error
-    assert f"diffusers-erasure evaluate {folder} --prompts FILE --judge FAMILY:ID" in error
-    assert "finished pictures are kept" not in error
-
-
 def test_a_concept_of_ones_own_is_evaluated_with_prompts_of_ones_own(
     tiny_artifact: Artifact, tmp_path: Path, capsys: Captured
 ) -> None:
