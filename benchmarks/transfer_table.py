@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusers_erasure.artifacts.method_names import told
 from diffusers_erasure.attacks import AttackOutcome
 from diffusers_erasure.cli import console
 from diffusers_erasure.evaluation.attack_report import RunRecord
@@ -142,7 +143,7 @@ def grid_of(
                 add("attacked", item, one.row.name, [blank if each is None else each for each in last])
     return make_grid(
         columns, ["base", "second", "img2img\nstarts from", "img2img"], cell=80, per_band=12,
-        title=f"{table.method.upper()} erases {', '.join(table.concepts)}, swapped into three pipelines",
+        title=f"{told(table.method)} erases {', '.join(table.concepts)}, swapped into three pipelines",
         footer="The first prompts of each set, same seeds in every row. Attacked: the picture that decided "
         "under UnlearnDiffAtk; in img2img the text that the attack found on the base.",
     )  # fmt: skip
@@ -155,7 +156,7 @@ def show(table: Table) -> None:
         for one in table.places
     ]
     heads = ("pipeline", "own name before", "own name after", "kept before", "kept after", "verdict")
-    title = f"{table.method} of {', '.join(table.concepts)}, loaded as {table.loaded_as}"
+    title = f"{told(table.method)} of {', '.join(table.concepts)}, loaded as {table.loaded_as}"
     console.show_table(heads, rows, title=title)
     attacks = [(one.pipeline, name, share) for one in table.places for name, share in one.attacked.items()]
     console.show_table(("pipeline", "attack", "own name under attack"), attacks)

@@ -126,14 +126,6 @@ ATTACKS = {
     ),
 }
 
-NAMES = {"advunlearn": "AdvUnlearn", "trce": "TRCE", "aegis": "AEGIS", "esd": "ESD", "uce": "UCE"}
-"""Methods as their papers call them."""
-
-
-def told(method: str) -> str:
-    """A method's name for a reader; `a+b` is two methods."""
-    return " + ".join(NAMES.get(part, part) for part in method.split("+"))
-
 
 def cited(methods: Iterable[str], attacks: Iterable[str]) -> tuple[tuple[Paper, ...], tuple[str, ...]]:
     """The papers of methods and attacks, each once, and the methods for which none is known.

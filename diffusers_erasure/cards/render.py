@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from diffusers_erasure.artifacts.card_marks import mark_rendered
 from diffusers_erasure.artifacts.jsontext import parse_json
 from diffusers_erasure.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest
+from diffusers_erasure.artifacts.method_names import told
 from diffusers_erasure.artifacts.weight_files import variant_of
 from diffusers_erasure.errors import ArtifactFormatError, ArtifactNotFoundError, ConfigError
 from diffusers_erasure.evaluation.prompt_sets import Purpose
@@ -25,7 +26,7 @@ from .front_matter import front_matter
 from .loading import Place, ways
 from .markdown import Table, code, listed, plain, short_hash
 from .measured import EVALUATION_NAME, REACTIVATION_NAME, AttachedReports, read_measured
-from .papers import cited, told
+from .papers import cited
 from .pictures import pictures
 from .subject import Subject, artifact_subject, encoder_subject, pipeline_subject
 

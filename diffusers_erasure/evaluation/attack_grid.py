@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusers_erasure.artifacts.artifact import Artifact
+from diffusers_erasure.artifacts.method_names import told
 
 from .attack_runner import Attacked
 from .grid import PAPER, Column, make_grid
@@ -104,7 +105,7 @@ def comparison_grid(
     return make_grid(
         shown,
         ["before", "after"],
-        title=f"{artifact.manifest.method.upper()} erases {names}",
+        title=f"{told(artifact.manifest.method)} erases {names}",
         footer="Same prompts and seeds in both rows, the first of each set. Over each set: in how many "
         "pictures the judge sees what was asked for, before and after.",
         cell=cell,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from PIL import Image
 from torch import Tensor
 
+from diffusers_erasure.artifacts.method_names import told
+
 from .grid import Column, make_grid
 from .reactivation_items import Item
 from .reactivation_report import CountedPictures, ReactivationReport
@@ -47,7 +49,7 @@ def reactivation_grid(
     return make_grid(
         columns,
         [""],
-        title=f"{report.erasure.method.upper()} erases {names}: what brings it back",
+        title=f"{told(report.erasure.method)} erases {names}: what brings it back",
         footer=f"All pictures: '{prompt}' with one seed, the first of {report.base.rate.n}. Under each: in "
         "how many pictures the judge sees the concept.",
         cell=cell,

@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from diffusers_erasure.artifacts.method_names import told
+
 from .reactivation_items import BY_KEY
 from .reactivation_report import CountedPictures, ReactivationReport, ReactivationRow
 from .records import Verdict
@@ -17,7 +19,7 @@ def reactivation_table(report: ReactivationReport) -> Group:
     """Base and erasure, then every item with k/n and interval, the verdict, and what was not measured."""
     names = ", ".join(report.erasure.concepts)
     table = Table(
-        title=f"What brings {names} back after {report.erasure.method} (higher: more comes back)",
+        title=f"What brings {names} back after {told(report.erasure.method)} (higher: more comes back)",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -20,6 +20,7 @@ from pathlib import Path
 from diffusers_erasure.artifacts.apply import load_erasure
 from diffusers_erasure.artifacts.artifact import Artifact
 from diffusers_erasure.artifacts.door import load_artifact
+from diffusers_erasure.artifacts.method_names import told
 from diffusers_erasure.diffusion.pictures import png_bytes
 from diffusers_erasure.durable import write_whole
 from diffusers_erasure.errors import ConfigError, EvaluationError
@@ -300,7 +301,7 @@ def _write_pictures(folder: Path, found: Found, artifact: Artifact, settings: Ev
         grid = with_attacks(grid, found.attacked, found.measured[0], cell=settings.cell)
         write_whole(folder / OUTCOMES_NAME, found.attacked.findings.outcomes)
         names = ", ".join(artifact.manifest.concept_names)
-        plot = attack_plot(found.attacked, title=f"{artifact.manifest.method.upper()} erases {names}")
+        plot = attack_plot(found.attacked, title=f"{told(artifact.manifest.method)} erases {names}")
         if plot is not None:
             write_whole(folder / PLOT_NAME, plot)
         else:

@@ -8,6 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from diffusers_erasure.artifacts.method_names import told
+
 from .attack_tables import attack_parts
 from .confusion import JudgeValidation, Source
 from .fidelity_tables import fidelity_parts
@@ -26,7 +28,7 @@ def report_table(report: EvaluationReport) -> Group:
     """Every row with k/n and intervals, the verdict, and what was not measured."""
     names = ", ".join(report.erasure.concepts)
     table = Table(
-        title=f"{report.erasure.method} erases {names} from {report.erasure.base}",
+        title=f"{told(report.erasure.method)} erases {names} from {report.erasure.base}",
         title_justify="left",
         title_style="bold",
         box=None,
