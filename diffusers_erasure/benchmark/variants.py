@@ -36,7 +36,11 @@ _AEGIS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-_FAST = ("--attack_steps", "1", "--attack_rule", "sign")
+_FAST = ("--attack_steps", "1", "--attack_rule", "sign", "--attack_learning_rate", "1e-2")
+_FAST_AT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {**_ADVUNLEARN, "weapons": (*_ADVUNLEARN["weapons"], "--attack_learning_rate", "5e-2")}
+)
+"""One step that reaches as far as AdvUnlearn's ten, but for ink (decision 0012)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ ESD_TEXT = Variant(
     "esd-text-encoder", "ESD text encoder", "esd", ("--train_method", "text_encoder_full"), _ESD_TEXT
 )
 ADVUNLEARN = Variant("advunlearn", "AdvUnlearn", "advunlearn", by_concept=_ADVUNLEARN, shares_bank=True)
-FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _ADVUNLEARN, shares_bank=True)
+FAST_AT = Variant("fast-at", "AdvUnlearn fast AT", "advunlearn", _FAST, _FAST_AT, shares_bank=True)
 ADVUNLEARN_UNET = Variant(
     "advunlearn-unet", "AdvUnlearn UNet", "advunlearn", ("--train_method", "esd-x"), _ADVUNLEARN
 )

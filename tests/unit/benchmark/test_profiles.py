@@ -76,9 +76,9 @@ def test_a_cell_is_what_was_run_before_there_was_this_room() -> None:
     drawn = "--n 34 --first_seed 900010000"
     said = commands(cell)
     assert said["train"] == (
-        "train advunlearn --concept ink --seed 1 --attack_steps 1 --attack_rule sign --negative_guidance 2 "
-        "--num_templates None --attack_learning_rate 5e-3 --max_train_steps 600 --retain_set styles "
-        "--retain_weight 4 "
+        "train advunlearn --concept ink --seed 1 --attack_steps 1 --attack_rule sign "
+        "--attack_learning_rate 1e-2 --negative_guidance 2 --num_templates None "
+        "--attack_learning_rate 5e-3 --max_train_steps 600 --retain_set styles --retain_weight 4 "
         f"--output_dir {here}/artifact --retain_bank work/retain-bank-styles"
     )
     assert said["evaluate"] == (
