@@ -3,6 +3,9 @@
 Concepts differ far more than methods do, so rates that are pooled over different concepts or training seeds
 cannot be set side by side. Each column is therefore pooled over the trainings that every row has that has any
 figure in it, and the page says which these are. Where rows have no training in common, each keeps its own.
+
+A row that has just begun would take nearly all trainings from the others. One with less than half of the
+trainings of the row that has most therefore stands aside in that column, and the page names it.
 """
 
 from __future__ import annotations
@@ -49,11 +52,14 @@ class Column:
         groups: By label, over the trainings that are compared.
         slots: Which these are; empty if nothing was measured, or nothing in common.
         unlike: Whether the rows have nothing in common, so that each is over its own.
+        aside: Labels of rows that have begun, but have too few trainings to be compared; their groups are
+            empty.
     """
 
     groups: Mapping[str, Group]
     slots: tuple[Slot, ...]
     unlike: bool
+    aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,18 @@ class Shown:
         return tuple(one for one in attacks if one in self.attacks)
 
     def column(self, has: Has) -> Column:
-        """The rows over the trainings that all of them have."""
+        """The rows over the trainings that all of them have, of those that have enough to be compared."""
         rows = self.rows()
         having = {row.label: {cell.slot for cell in row.group.cells if has(cell)} for row in rows}
-        met = [slots for slots in having.values() if slots]
+        most = max(map(len, having.values()), default=0)
+        aside = tuple(label for label, slots in having.items() if 0 < 2 * len(slots) < most)
+        met = [slots for label, slots in having.items() if slots and label not in aside]
         common = set.intersection(*met) if met else set()
-        groups = {row.label: row.group.only(common or having[row.label]) for row in rows}
+        over = {label: set() if label in aside else common or slots for label, slots in having.items()}
+        groups = {row.label: row.group.only(over[row.label]) for row in rows}
         order = tuple((concept, seed) for concept in self.concepts for seed in self.figures.seeds)
-        return Column(groups, tuple(slot for slot in order if slot in common), bool(met and not common))
+        compared = tuple(slot for slot in order if slot in common)
+        return Column(groups, compared, bool(met and not common), aside)
 
     def over(self, columns: Mapping[str, Column]) -> str:
         """Over which trainings columns compare the rows, in words."""
@@ -102,6 +112,10 @@ class Shown:
         return "; ".join(f"{', '.join(names)}: {words}" for words, names in alike.items())
 
     def _over(self, column: Column) -> str:
+        without = f", without {' and '.join(column.aside)}, begun only" if column.aside else ""
+        return f"{self._compared(column)}{without}"
+
+    def _compared(self, column: Column) -> str:
         if column.unlike:
             return "what each row has, since no training is common to all rows; look at *trainings* first"
         if len(column.slots) == len(self.concepts) * len(self.figures.seeds):

@@ -48,6 +48,23 @@ def test_a_row_without_any_figure_takes_nothing_from_the_others() -> None:
     assert row(table.text, "UCE") == "| UCE | – | – | – |"
 
 
+def test_a_row_that_has_just_begun_stands_aside_and_is_named() -> None:
+    """One training of UCE would leave a third of what ESD-x has; two of the three would not be too few."""
+    luck = {UDA: 8, "random_tokens": 2}
+    table = typed_table(shown(*ESD, cell_record("uce", "church", 1, attacks=luck)))
+    assert row(table.text, "ESD-x").startswith("| ESD-x | 30/60")
+    assert row(table.text, "UCE") == "| UCE | – | – | – |"
+    every = "the trainings (seeds) that every row has: church (0, 1), weapons (0)"
+    assert table.over == f"{every}, without UCE, begun only"
+    _, rows = summary_rows(shown(*ESD, cell_record("uce", "church", 1, attacks=luck)))
+    assert [one[2] for one in rows] == ["–", "30/60"]
+
+
+def test_a_row_that_has_just_begun_says_nothing_of_its_costs() -> None:
+    table = cost_table(shown(*ESD, cell_record("uce", "church", 1, attacks={UDA: 8})))
+    assert set(row(table.text, "UCE").split("|")[2:-1]) == {" – "}
+
+
 def test_rows_without_a_training_in_common_keep_their_own() -> None:
     table = typed_table(shown(ESD[0], cell_record("uce", "weapons", 1, attacks={UDA: 8})))
     assert row(table.text, "ESD-x").startswith("| ESD-x | 4/20")
